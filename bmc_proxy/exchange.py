@@ -1,0 +1,118 @@
+"""The use cases that the dialects call. None of them knows a dialect, HTTP, or how the channel is carried."""
+
+import hashlib
+from dataclasses import dataclass
+
+from twisted.logger import Logger
+
+from bmc_proxy.agent_client import AgentLink, Agents, chain_of
+from bmc_proxy.armour import csr_to_der, to_pem
+from bmc_proxy.errors import AgentFailed, AgentTimeout, AgentUnavailable
+from bmc_proxy.root_cache import RootCache
+from protocol.der import DerError, csr_subject_and_key, leaf_subject_and_key
+from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr, Signed
+
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks: the account, how it is known, and where the request came from."""
+
+    user: str
+    method: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The trust anchor in PEM; `age_s` is set where no agent could be asked and this is the last one received."""
+
+    pem: str
+    age_s: int | None = None
+
+
+class Exchange:
+    """What this proxy does.
+
+    Args:
+        agents: who signs.
+        roots: the last root received.
+        deadline_s: how long a request may take.
+    """
+
+    def __init__(self, agents: Agents, roots: RootCache, deadline_s: float) -> None:
+        self._agents = agents
+        self._roots = roots
+        self._deadline_ms = int(deadline_s * 1000)
+
+    async def sign_csr(self, csr: str, requester: Requester, idempotency_key: str | None) -> list[str]:
+        """Return the chain for a CSR, each certificate in PEM: leaf, issuing CA if there is one, root.
+
+        Args:
+            csr: what the requester sent; see `armour.csr_to_der`.
+            idempotency_key: the requester's own; the same one gets the same certificate.
+
+        Raises:
+            ExchangeError: any of its family.
+        """
+        der = csr_to_der(csr)
+        record = SignCsr(
+            deadline_ms=self._deadline_ms,
+            idempotency_key=_key_octets(idempotency_key),
+            user=requester.user,
+            method=requester.method,
+            address=requester.address,
+            csr=der,
+        )
+        signed = await self._agents.sign(record)
+        _check_answer(signed, der)
+        return [to_pem(certificate) for certificate in signed.chain]
+
+    async def root(self) -> Root:
+        """Return the trust anchor, from an agent if one can be asked, else the last one received.
+
+        Raises:
+            ExchangeError: no agent can be asked and none was ever received.
+        """
+        try:
+            chain = await self._agents.chain(GetChain(self._deadline_ms))
+        except (AgentUnavailable, AgentTimeout):
+            last = self._roots.last()
+            if last is None:
+                raise
+            return Root(*last)
+        return Root(self._keep_root(chain.chain[-1]))
+
+    async def learn_root(self, link: AgentLink) -> None:
+        """Ask an agent that has just connected for its root, so that it can be told when the agent is away."""
+        try:
+            chain = await chain_of(link, GetChain(self._deadline_ms))
+        except (AgentUnavailable, AgentTimeout, AgentFailed) as error:
+            _log.warn("root not learned", agent=link.name, reason=error.text)
+            return
+        self._keep_root(chain.chain[-1])
+
+    def _keep_root(self, der: bytes) -> str:
+        pem = to_pem(der)
+        try:
+            self._roots.received(pem)
+        except OSError as error:
+            _log.error("root not stored", reason=error.strerror)
+        return pem
+
+
+def _key_octets(key: str | None) -> bytes:
+    return hashlib.sha256(key.encode()).digest()[:16] if key else NO_IDEMPOTENCY_KEY
+
+
+def _check_answer(signed: Signed, csr: bytes) -> None:
+    """Refuse an answer to another CSR: it must name this one, and its leaf must carry this one's subject and key."""
+    try:
+        same_csr = signed.csr_sha256 == hashlib.sha256(csr).digest()
+        same_leaf = leaf_subject_and_key(signed.chain[0]) == csr_subject_and_key(csr)
+    except DerError:
+        same_leaf = False
+    if not (same_csr and same_leaf):
+        _log.error("agent answered for another CSR", csr_sha256=hashlib.sha256(csr).hexdigest())
+        raise AgentFailed

@@ -1,0 +1,63 @@
+"""Request bodies: the forms in which a CSR comes, on all routes alike.
+
+    {"data":["<PEM>"]}                    a phosphor-REST client
+    {"data":[{"CsrString":"<PEM>"}]}      a literal reader of the first design
+    {"data":{"CsrString":"<PEM>"}}
+    {"CsrString":"<PEM>"}                 shipped firmware
+    {"data":[CsrString:"<PEM>"]  }        the first design's own words, which are not JSON
+
+Real line breaks inside the string, which JSON forbids and `"$(cat hmc.csr)"` in a shell makes, are taken as they are.
+"""
+
+import json
+import re
+from typing import Any
+
+from bmc_proxy.errors import BodyMalformed
+
+_LITERAL = re.compile(r'\s*\{\s*"data"\s*:\s*\[\s*CsrString\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*\]\s*\}\s*', re.DOTALL)
+_FORMS = 'Send {"CsrString":"<PEM>"} or {"data":["<PEM>"]}.'
+
+
+def csr_text(body: bytes) -> str:
+    """Return the CSR text of a request body.
+
+    Raises:
+        BodyMalformed: the body is in none of the forms, or holds more than one CSR.
+    """
+    try:
+        text = body.decode()
+        literal = _LITERAL.fullmatch(text)
+        value = _load(literal[1]) if literal else _load(text)
+    except (ValueError, RecursionError) as error:
+        raise BodyMalformed(f"The body is not JSON. {_FORMS}") from error
+    match value:
+        case str(csr) if literal:
+            return csr
+        case {"data": [str(csr)], **rest} if not rest:
+            return csr
+        case {"data": [{"CsrString": str(csr), **more}], **rest} if not rest and not more:
+            return csr
+        case {"data": {"CsrString": str(csr), **more}, **rest} if not rest and not more:
+            return csr
+        case {"CsrString": str(csr), **rest} if not rest:
+            return csr
+        case {"data": [_, _, *_], **rest} if not rest:
+            raise BodyMalformed("The body holds more than one CSR. Send one CSR per request.")
+    raise BodyMalformed(f"The body holds no CSR. {_FORMS}")
+
+
+def _load(text: str) -> Any:
+    # strict=False lets control characters stand inside strings, and nothing else.
+    return json.loads(text, strict=False, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice in one object")
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,101 @@
+"""The only map from errors to HTTP."""
+
+from http import HTTPStatus
+
+from bmc_proxy.errors import (
+    AgentBusy,
+    AgentFailed,
+    AgentTimeout,
+    AgentUnavailable,
+    BodyMalformed,
+    CsrMalformed,
+    CsrTooLarge,
+    ExchangeError,
+    RequestRefused,
+)
+from bmc_proxy.http.call import Problem
+from protocol.errors import ErrorCode
+
+# An agent that restarts is back within seconds; shipped firmware says 60.
+UNAVAILABLE_RETRY_AFTER_S = 5
+BUSY_RETRY_AFTER_S = 1
+
+_REFUSALS = {
+    ErrorCode.CSR_MALFORMED: (400, "csr.malformed"),
+    ErrorCode.CSR_TOO_LARGE: (413, "csr.too_large"),
+    ErrorCode.CSR_BAD_SIGNATURE: (400, "csr.bad_signature"),
+    ErrorCode.CSR_WEAK_KEY: (400, "csr.weak_key"),
+    ErrorCode.CSR_POLICY: (400, "csr.policy"),
+    ErrorCode.REQUEST_CONFLICT: (409, "request.conflict"),
+}
+
+
+def from_error(error: ExchangeError) -> Problem:
+    """Return what an error of the exchange is to HTTP."""
+    match error:
+        case CsrMalformed():
+            return Problem(400, "csr.malformed", error.text, in_body=isinstance(error, BodyMalformed))
+        case CsrTooLarge():
+            return Problem(413, "csr.too_large", error.text)
+        case RequestRefused(code=code):
+            status, name = _REFUSALS[code]
+            return Problem(status, name, error.text)
+        case AgentUnavailable():
+            return Problem(503, "agent.unavailable", error.text, _retry_after(UNAVAILABLE_RETRY_AFTER_S))
+        case AgentBusy(retry_after_ms=retry_after_ms):
+            seconds = max(BUSY_RETRY_AFTER_S, -(-retry_after_ms // 1000))
+            return Problem(503, "agent.busy", error.text, _retry_after(seconds))
+        case AgentTimeout():
+            return Problem(503, "agent.timeout", error.text, _retry_after(UNAVAILABLE_RETRY_AFTER_S))
+        case AgentFailed():
+            return Problem(502, "agent.failed", error.text)
+    return failed()
+
+
+def not_found() -> Problem:
+    """No route has this path."""
+    return Problem(404, "http.not_found", "There is nothing at this path.")
+
+
+def method_not_allowed(allowed: str) -> Problem:
+    """The path exists, for other methods: `allowed`, as the Allow header lists them."""
+    return Problem(405, "http.method_not_allowed", f"Use {allowed} for this path.", {"Allow": allowed})
+
+
+def wrong_content_type() -> Problem:
+    """The body is said to be something else than JSON."""
+    return Problem(415, "http.unsupported_media_type", "Send the body with Content-Type: application/json.")
+
+
+def bad_idempotency_key(limit: int) -> Problem:
+    """The Idempotency-Key header is not usable; `limit` is in octets."""
+    return Problem(400, "http.bad_idempotency_key", f"Send one Idempotency-Key of 1 to {limit} ASCII characters.")
+
+
+def body_too_large(limit: int) -> Problem:
+    """The body is over its limit, in octets; the rest of it is not read."""
+    return Problem(413, "csr.too_large", f"The body is larger than {limit} octets.")
+
+
+def header_too_large(limit: int) -> Problem:
+    """Request line and headers are over their limit, in octets."""
+    return Problem(431, "http.header_too_large", f"The request's headers are larger than {limit} octets.")
+
+
+def not_http() -> Problem:
+    """The request is not HTTP/1.1 that has one meaning only (RFC 9112)."""
+    return Problem(400, "http.bad_request", "The request is not well-formed HTTP/1.1.")
+
+
+def failed() -> Problem:
+    """A bug of ours; the log has it under the request id."""
+    return Problem(500, "proxy.failed", "The proxy failed. Its log says why.")
+
+
+def reason(status: int) -> str:
+    """Return the status's reason phrase."""
+    return HTTPStatus(status).phrase
+
+
+def _retry_after(seconds: int) -> dict[str, str]:
+    return {"Retry-After": str(seconds)}

@@ -1,0 +1,194 @@
+"""Records: what the two sides say to each other, one frozen dataclass per message (docs/protocol.md, 5).
+
+A record checks its own values when it is made, with ValueError, whether our code makes it or the codec does.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from protocol.errors import ErrorCode
+from protocol.frame import VERSION
+
+MAGIC = b"VMICERTX"
+NO_IDEMPOTENCY_KEY = bytes(16)
+MAX_CHAIN_CERTIFICATES = 8
+LEAST_MAX_RECORD = 4_096
+
+
+class Role(IntEnum):
+    """Who a peer is: the asker (bmc_proxy) sends requests, the agent (vmi_agent) answers them."""
+
+    ASKER = 1
+    AGENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first record in each direction: who speaks, what it can take.
+
+    Attributes:
+        role: see `Role`.
+        window: how many requests the peer may have unanswered; 0 from an asker, which takes none.
+        max_record: the largest payload of one record, in octets and over all its frames, that this side accepts;
+            4,096 or more.
+        boot_id: 16 random octets, new at every start of the process.
+        clock_ms: this side's clock in milliseconds since 1970-01-01 UTC; for diagnosis only.
+        root_generation: the agent's current trust anchor, rising by one with each new one; 0 from an asker.
+        version_min, version_max: the range of protocol versions that this side speaks.
+        magic: always `MAGIC`.
+    """
+
+    role: Role
+    window: int
+    max_record: int
+    boot_id: bytes
+    clock_ms: int
+    root_generation: int
+    version_min: int = VERSION
+    version_max: int = VERSION
+    magic: bytes = MAGIC
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", Role(self.role))
+        if self.magic != MAGIC:
+            raise ValueError("HELLO without the magic: the peer does not speak this protocol")
+        if self.version_min > self.version_max:
+            raise ValueError("HELLO with an empty range of versions")
+        if len(self.boot_id) != 16:
+            raise ValueError("boot id is not 16 octets")
+        if self.max_record < LEAST_MAX_RECORD:
+            raise ValueError(f"max_record under {LEAST_MAX_RECORD} octets")
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? `token` comes back in the PONG."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a PING, with its token."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """From the agent: send no new request on this connection; those under way are still answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A request was not carried out (its request id), or the connection ends (request id 0).
+
+    Attributes:
+        code: what happened.
+        retryable: the same request may succeed later.
+        retry_after_ms: how long to wait before that; 0 where the sender cannot say.
+        text: for a person; holds nothing secret and nothing of the peer's input, at most 512 octets of UTF-8.
+    """
+
+    code: ErrorCode
+    retryable: bool
+    retry_after_ms: int
+    text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", ErrorCode(self.code))
+        if self.retryable not in (0, 1):
+            raise ValueError("retryable is neither 0 nor 1")
+        object.__setattr__(self, "retryable", bool(self.retryable))
+        if len(self.text.encode()) > 512:
+            raise ValueError("error text over 512 octets")
+
+
+@dataclass(frozen=True, slots=True)
+class SignCsr:
+    """Sign this certificate signing request.
+
+    Attributes:
+        deadline_ms: how long the asker waits, counted from when the agent has read the record; 1 or more.
+        idempotency_key: 16 octets; the same requester and key get the same certificate. All zero: no key.
+        user: who asks, as the proxy authenticated it; at most 256 octets of UTF-8, as are the next two.
+        method: how the proxy knows, such as "anonymous-loopback" or "token".
+        address: where the request came from.
+        csr: PKCS#10 in DER (RFC 2986).
+    """
+
+    deadline_ms: int
+    idempotency_key: bytes
+    user: str
+    method: str
+    address: str
+    csr: bytes
+
+    def __post_init__(self) -> None:
+        if self.deadline_ms < 1:
+            raise ValueError("deadline of 0 ms")
+        if len(self.idempotency_key) != 16:
+            raise ValueError("idempotency key is not 16 octets")
+        if not self.user:
+            raise ValueError("a request without a user")
+        if any(len(text.encode()) > 256 for text in (self.user, self.method, self.address)):
+            raise ValueError("a requester field over 256 octets")
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The certificate for a SIGN_CSR.
+
+    Attributes:
+        csr_sha256: SHA-256 over the DER of the CSR that this answers, 32 octets.
+        root_generation: the trust anchor that the chain ends in.
+        chain: certificates in DER, leaf first, root last; 2 … 8 of them.
+    """
+
+    csr_sha256: bytes
+    root_generation: int
+    chain: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.csr_sha256) != 32:
+            raise ValueError("csr_sha256 is not 32 octets")
+        _check_chain(self.chain, least=2)
+
+
+@dataclass(frozen=True, slots=True)
+class GetChain:
+    """Ask for the CA's own certificates. `deadline_ms` as in SIGN_CSR."""
+
+    deadline_ms: int
+
+    def __post_init__(self) -> None:
+        if self.deadline_ms < 1:
+            raise ValueError("deadline of 0 ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The CA's certificates in DER, issuing CA first, root last; 1 … 8 of them (one where the root signs itself)."""
+
+    root_generation: int
+    chain: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        _check_chain(self.chain, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The asker no longer waits for the request of this request id. Advisory: the request is still answered once."""
+
+
+Request = SignCsr | GetChain
+Answer = Signed | Chain | Error
+Record = Hello | Ping | Pong | Drain | Error | SignCsr | Signed | GetChain | Chain | Cancel
+
+
+def _check_chain(chain: tuple[bytes, ...], least: int) -> None:
+    if not least <= len(chain) <= MAX_CHAIN_CERTIFICATES:
+        raise ValueError(f"chain of {len(chain)} certificates, accepted {least} to {MAX_CHAIN_CERTIFICATES}")
+    if not all(chain):
+        raise ValueError("an empty certificate in the chain")

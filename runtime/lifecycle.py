@@ -1,0 +1,78 @@
+"""Life of a process: start, one `ready` event, run, drain on SIGTERM or SIGINT, exit status 0."""
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+DRAIN_S = 10.0
+
+_log = Logger()
+
+
+class StartError(Exception):
+    """The process cannot start; the text says what to change."""
+
+
+class ConfigError(Exception):
+    """A setting is refused; the text names it, its value and what is accepted."""
+
+
+class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
+    """What both processes ask of the reactor."""
+
+
+class Application(Protocol):
+    """What a process runs."""
+
+    async def start(self) -> dict[str, object]:
+        """Bind and return the fields of the `ready` event, the real addresses among them."""
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what is under way within `DRAIN_S` seconds, and release everything."""
+
+
+def run(reactor: Reactor, application: Application) -> int:
+    """Run the application until a signal stops the reactor.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 where the start failed (an `error` event says why).
+    """
+    status = 0
+
+    def start() -> None:
+        Deferred.fromCoroutine(application.start()).addCallbacks(ready, failed)
+
+    def ready(fields: dict[str, object]) -> None:
+        _log.info("ready", **fields)
+
+    def failed(failure: Failure) -> None:
+        nonlocal status
+        status = 1
+        if isinstance(failure.value, (StartError, CannotListenError)):
+            _log.error("cannot start", reason=failure.getErrorMessage())
+        else:
+            _log.failure("cannot start", failure)
+        reactor.stop()
+
+    def stop() -> Deferred[None]:
+        if status == 0:
+            _log.info("stopping")
+        return Deferred.fromCoroutine(application.stop())
+
+    reactor.callWhenRunning(start)
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
+    reactor.run()
+    return status
+
+
+async def within(clock: IReactorTime, limit_s: float, work: Deferred[Any]) -> bool:
+    """Wait for the work, at most so long; return False where it took longer and was cancelled."""
+    try:
+        await work.addTimeout(limit_s, clock)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""Logs: one line to stderr per event, as readable text or as JSON.
+
+Our code logs an event word and fields, `log.info("signed", serial=…)`, never a sentence with values in it. What a field
+may hold is the caller's promise: no key, password, token, cookie or body.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
+from zope.interface import implementer
+
+FORMATS = ("text", "json")
+
+_OUR_PACKAGES = frozenset({"bmc_proxy", "protocol", "runtime", "vmi_agent"})
+
+# What Twisted's legacy logging adds to an event beside the fields that somebody meant.
+_LEGACY_FIELDS = frozenset({"format", "isError", "message", "time", "system", "why", "failure"})
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Write each event of level info and above as one line; what libraries say only from level warn.
+
+    Args:
+        out: where to.
+        as_json: one JSON object a line (`time`, `level`, `source`, `event`, then the event's fields), else text.
+    """
+
+    def __init__(self, out: TextIO, as_json: bool) -> None:
+        self._out = out
+        self._as_json = as_json
+
+    def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        source = event.get("log_namespace", "-")
+        if level is LogLevel.debug or (level is LogLevel.info and source.partition(".")[0] not in _OUR_PACKAGES):
+            return
+        time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {"time": time.replace("+00:00", "Z"), "level": level.name, "source": source}
+        line["event"] = formatEvent(event)
+        line |= {name: event[name] for name in event if not name.startswith("log_") and name not in _LEGACY_FIELDS}
+        if "log_failure" in event:
+            line["traceback"] = event["log_failure"].getTraceback()
+        self._out.write((json.dumps(line, default=str) if self._as_json else _as_text(line)) + "\n")
+        self._out.flush()
+
+
+def start_logging(log_format: str) -> None:
+    """Send all events of this process to stderr in one of `FORMATS`."""
+    globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, log_format == "json")], redirectStandardIO=False)
+
+
+def _as_text(line: dict[str, object]) -> str:
+    fields = dict(line)
+    words = [str(fields.pop(name)) for name in ("time", "level", "source", "event")]
+    traceback = str(fields.pop("traceback", "")).rstrip()
+    words += [f"{name}={value}" for name, value in fields.items()]
+    # One event is one line in text as well: a value with a line break cannot forge a second event.
+    text = " ".join(words).replace("\r", "\\r").replace("\n", "\\n")
+    return text + ("\n    " + traceback.replace("\n", "\n    ") if traceback else "")

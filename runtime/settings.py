@@ -1,0 +1,104 @@
+"""Settings: each command-line option is also an environment variable and a key of the TOML file.
+
+The option wins, then the environment, then the file, then the default (click's own order). All keys of a program are
+known to all its commands, so one file serves `serve` and the administrative commands alike.
+"""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Settings:
+    """The options of one program.
+
+    Args:
+        prefix: of its environment variables, such as "VMI_AGENT".
+        state_dir_help: what the program keeps in its state directory.
+    """
+
+    def __init__(self, prefix: str, state_dir_help: str) -> None:
+        self._prefix = prefix
+        self._state_dir_help = state_dir_help
+        self._accepted: dict[str, click.Option] = {}
+
+    def option(self, flag: str, **attributes: Any) -> Callable[[_Command], _Command]:
+        """Return a decorator like `click.option`, for an option that can come from all three places."""
+        key = flag.removeprefix("--").replace("-", "_")
+        attributes.setdefault("envvar", f"{self._prefix}_{key.upper()}")
+        attributes.setdefault("show_envvar", True)
+        self._accepted[key] = click.Option([flag], **attributes)
+        return click.option(flag, **attributes)
+
+    def common(self, command: _Command) -> _Command:
+        """Add `--state-dir` and `--config`, which every command takes."""
+        command = self.option(
+            "--state-dir",
+            required=True,
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help=self._state_dir_help,
+        )(command)
+        return click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=self._read_file,
+            envvar=f"{self._prefix}_CONFIG",
+            show_envvar=True,
+            help="TOML file with the same keys as the options, '-' written '_'.",
+        )(command)
+
+    def _read_file(self, context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+        if path is None:
+            return
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise click.BadParameter(f"{path}: {error}", context, param_hint="--config") from error
+        for key, value in values.items():
+            option = self._accepted.get(key)
+            if option is None:
+                known = ", ".join(sorted(self._accepted))
+                raise click.UsageError(f"{path}: unknown key {key!r} (value {value!r}); accepted keys: {known}")
+            expected = _toml_type(option)
+            items = value if option.multiple and isinstance(value, list) else [value]
+            # bool is an int to Python, and not to anybody who writes a configuration file.
+            if option.multiple is not isinstance(value, list) or any(type(item) is not expected for item in items):
+                accepted = _describe(option)
+                raise click.UsageError(f"{path}: key {key!r} has the value {value!r}; accepted: {accepted}")
+            for item in items:
+                try:
+                    option.type.convert(item, option, context)
+                except click.BadParameter as error:
+                    accepted = _describe(option)
+                    raise click.UsageError(
+                        f"{path}: key {key!r} has the value {item!r}; accepted: {accepted} ({error.message})"
+                    ) from error
+        context.default_map = values
+
+
+def _toml_type(option: click.Option) -> type:
+    if option.is_flag:
+        return bool
+    return int if isinstance(option.type, click.types.IntParamType) else str
+
+
+def _describe(option: click.Option) -> str:
+    match option.type:
+        case _ if option.is_flag:
+            text = "true or false"
+        case click.Choice(choices=choices):
+            text = "one of " + ", ".join(f'"{choice}"' for choice in choices)
+        case click.IntRange(min=least, max=most):
+            text = f"a whole number from {least} to {most}"
+        case _:
+            text = "a string" if option.metavar is None else f"a string: {option.metavar}"
+    return f"a list, each item {text}" if option.multiple else text

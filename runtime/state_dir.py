@@ -1,0 +1,40 @@
+"""The state directory of a process: private to its user, and used by one process at a time."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from runtime.lifecycle import StartError
+
+
+class StateDirLock:
+    """Holds the state directory for this process until `release`, or until the process ends however it ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another process use the directory."""
+        os.close(self._descriptor)
+
+
+def claim(path: Path) -> StateDirLock:
+    """Make the directory where it is missing (0700) and lock it.
+
+    Raises:
+        StartError: it cannot be made, other users may write to it, or another process uses it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StartError(f"state directory {path} can be written by other users. Run: chmod 700 {path}")
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"state directory {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StartError(f"state directory {path} is in use by another process. Stop it first.") from error
+    return StateDirLock(descriptor)

@@ -1,0 +1,182 @@
+"""The Twisted half of a `Connection`: octets between it and a transport, and a clock for its timers.
+
+Both processes subclass `ChannelTransport` and implement `event_received` and `connection_over`.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from typing import Protocol as Interface
+from typing import cast
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from protocol.connection import Connection
+from protocol.errors import RemoteProtocolError
+from protocol.events import Event
+from protocol.liveness import Timeouts
+from protocol.records import Hello, Role
+from runtime.endpoints import describe
+
+# How long a peer that broke the protocol may take to read the ERROR that tells it so.
+LAST_WORD_S = 1.0
+
+_log = Logger()
+
+
+def new_boot_id() -> bytes:
+    """Return 16 random octets that name this run of the process."""
+    return os.urandom(16)
+
+
+def make_hello(
+    role: Role, boot_id: bytes, window: int = 0, max_record: int = 1 << 20, root_generation: int = 0
+) -> Hello:
+    """Return the HELLO that this process says now."""
+    return Hello(role, window, max_record, boot_id, time.time_ns() // 1_000_000, root_generation)
+
+
+class Wire(Interface):
+    """What a stream transport of Twisted's can do, as far as it is needed here (TCP, unix sockets and TLS alike)."""
+
+    def write(self, data: bytes) -> None: ...
+    def getPeer(self) -> IAddress: ...
+    def loseConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+
+
+@implementer(IPushProducer)
+class ChannelTransport(Protocol, ABC):
+    """One connection of the channel on a Twisted transport.
+
+    Reading stops while the peer does not read what it is sent, so a peer cannot make this side pile up answers.
+
+    Args:
+        clock: the reactor, or a `Clock`.
+        hello: what this side says first.
+        timeouts: see `protocol.liveness.Timeouts`.
+    """
+
+    connection: Connection
+    wire: Wire
+
+    def __init__(self, clock: IReactorTime, hello: Hello, timeouts: Timeouts) -> None:
+        self.clock = clock
+        self.peer_address = ""
+        self._hello = hello
+        self._timeouts = timeouts
+        self._timer: IDelayedCall | None = None
+
+    @abstractmethod
+    def event_received(self, event: Event) -> None:
+        """Act on an event. Records may be sent through `self.connection`; they leave with the end of the read."""
+
+    @abstractmethod
+    def connection_over(self, reason: str) -> None:
+        """The connection is gone for good; `reason` is for the log."""
+
+    def flush(self) -> None:
+        """Write what the connection has to send. Call after sending outside of `event_received`."""
+        data = self.connection.data_to_send()
+        if data:
+            self.wire.write(data)
+        self._set_timer()
+
+    # Twisted's side
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.wire = cast(Wire, self.transport)
+        self.peer_address = describe(self.wire.getPeer())
+        self.wire.registerProducer(self, True)
+        self.connection = Connection(self._hello, self.clock.seconds(), self._timeouts)
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        connection = self.connection
+        if connection.closed:
+            return
+        connection.receive_data(data, self.clock.seconds())
+        try:
+            while (event := connection.next_event()) is not None:
+                self.event_received(event)
+        except RemoteProtocolError as error:
+            self._give_up(error)
+            return
+        self.flush()
+        if connection.closed:
+            self._close()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.connection.close()
+        self._stop_timer()
+        self.connection_over(reason.getErrorMessage())
+
+    def pauseProducing(self) -> None:
+        """The peer does not read: stop reading from it."""
+        self.wire.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The peer reads again."""
+        self.wire.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The transport is closing; `connectionLost` follows."""
+
+    # Timers
+
+    def _set_timer(self) -> None:
+        due = self.connection.next_timer()
+        if due is None:
+            self._stop_timer()
+        elif self._timer is None or due < self._timer.getTime():
+            # A timer that is too early is left alone: it finds nothing due and sets itself anew, which is cheaper than
+            # moving it with every read.
+            self._stop_timer()
+            self._timer = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._timer_due)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        try:
+            self.connection.handle_timer(self.clock.seconds())
+        except RemoteProtocolError as error:
+            self._give_up(error)
+            return
+        self.flush()
+
+    # The end
+
+    def _give_up(self, error: RemoteProtocolError) -> None:
+        _log.warn("channel peer refused", peer=self.peer_address, code=error.code.name, reason=error.text)
+        self.flush()
+        self._close()
+
+    def _close(self) -> None:
+        self._stop_timer()
+        self._timer = self.clock.callLater(LAST_WORD_S, self._abort)
+        # A producer that stays registered would keep loseConnection waiting for it.
+        self.wire.unregisterProducer()
+        self.wire.loseConnection()
+
+    def _abort(self) -> None:
+        self._timer = None
+        self.wire.abortConnection()
+
+    def disconnect(self) -> None:
+        """Close from this side, after what is already written."""
+        self.connection.close()
+        self._close()

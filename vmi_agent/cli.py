@@ -1,0 +1,229 @@
+"""The command line of vmi-agent."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, cast
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from runtime import state_dir as state_directory
+from runtime.lifecycle import ConfigError, Reactor, StartError, run
+from runtime.logs import FORMATS, start_logging
+from runtime.settings import Settings
+from vmi_agent import authority, ledger_rows
+from vmi_agent.certificate import assemble
+from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES, CustodyError
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.issuing import utc_now
+
+settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
+
+_Arguments = ParamSpec("_Arguments")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """End with one line and exit status 2 for a refused setting, 1 for what else is in the way; no traceback."""
+
+    @wraps(command)
+    def telling(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> None:
+        os.umask(0o077)
+        try:
+            command(*arguments, **options)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from error
+        except (StartError, CustodyError, LedgerUnavailable) as error:
+            raise click.ClickException(str(error)) from error
+
+    return telling
+
+
+@click.group()
+def main() -> None:
+    """The CA of the VMI certificate exchange: answers bmc-proxy over the channel.
+
+    Example: vmi-agent serve --state-dir /var/lib/vmi-agent --listen tcp:7700:interface=127.0.0.1
+    """
+
+
+@main.command()
+@settings.common
+@settings.option("--listen", multiple=True, metavar="ENDPOINT", help="Where the channel listens; may be repeated.")
+@settings.option(
+    "--signers", type=click.IntRange(1, 256), default=16, show_default=True, help="Requests worked on at once."
+)
+@settings.option(
+    "--window",
+    type=click.IntRange(1, 4096),
+    default=256,
+    show_default=True,
+    help="Unanswered requests that one proxy may have.",
+)
+@settings.option(
+    "--max-requests",
+    type=click.IntRange(1, 65536),
+    default=1024,
+    show_default=True,
+    help="Requests under way or waiting, over all proxies.",
+)
+@settings.option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the log lines on stderr."
+)
+@_telling
+def serve(
+    state_dir: Path, listen: tuple[str, ...], signers: int, window: int, max_requests: int, log_format: str
+) -> None:
+    """Run the agent. Makes a CA on the first start where `ca init` was not run.
+
+    Example: vmi-agent serve --state-dir /var/lib/vmi-agent --listen unix:/run/vmi-agent.sock
+    """
+    # The reactor is installed by its import; the other commands need none.
+    from twisted.internet import reactor
+
+    from vmi_agent.config import Config
+    from vmi_agent.service import AgentApplication
+
+    the_reactor = cast(Reactor, reactor)
+    application = AgentApplication(the_reactor, Config(state_dir, listen, signers, window, max_requests))
+    start_logging(log_format)
+    sys.exit(run(the_reactor, application))
+
+
+@main.group()
+def ca() -> None:
+    """Make and show the CA."""
+
+
+@ca.command("init")
+@settings.common
+@settings.option(
+    "--key-type", type=click.Choice(KEY_TYPES), default=DEFAULT_KEY_TYPE, show_default=True, help="Of the CA key."
+)
+@_telling
+def ca_init(state_dir: Path, key_type: str) -> None:
+    """Make the CA: a key and its self-signed root.
+
+    Example: vmi-agent ca init --state-dir /var/lib/vmi-agent --key-type p384
+    """
+    lock = state_directory.claim(state_dir)
+    if authority.exists(state_dir):
+        raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
+    made = authority.create(state_dir, key_type, utc_now())
+    lock.release()
+    click.echo(f"CA made: {made.root.subject.rfc4514_string()}")
+
+
+@ca.command("show")
+@settings.common
+@_as_json
+@_telling
+def ca_show(state_dir: Path, as_json: bool) -> None:
+    """Print the trust anchor.
+
+    Example: vmi-agent ca show --state-dir /var/lib/vmi-agent --json
+    """
+    current = authority.load(state_dir)
+    root = current.root
+    fields = {
+        "root_generation": current.generation,
+        "subject": root.subject.rfc4514_string(),
+        "serial": f"{root.serial_number:x}",
+        "not_before": _iso(root.not_valid_before_utc),
+        "not_after": _iso(root.not_valid_after_utc),
+        "sha256": root.fingerprint(hashes.SHA256()).hex(),
+        "certificate": root.public_bytes(serialization.Encoding.PEM).decode(),
+    }
+    _print_record(fields, as_json)
+
+
+@main.group()
+def certs() -> None:
+    """Look up what was issued."""
+
+
+@certs.command("list")
+@settings.common
+@_as_json
+@_telling
+def certs_list(state_dir: Path, as_json: bool) -> None:
+    """Print every issued certificate, oldest first.
+
+    Example: vmi-agent certs list --state-dir /var/lib/vmi-agent --json
+    """
+    rows = ledger_rows.list_certificates(state_dir)
+    if as_json:
+        _print_json_array(_fields(row) for row in rows)
+        return
+    for row in rows:
+        fields = _fields(row)
+        click.echo("  ".join(str(fields[name]) for name in ("serial", "not_after", "user", "address", "subject")))
+
+
+@certs.command("show")
+@settings.common
+@click.argument("serial")
+@_as_json
+@_telling
+def certs_show(state_dir: Path, serial: str, as_json: bool) -> None:
+    """Print one issued certificate. SERIAL is hexadecimal; colons are allowed.
+
+    Example: vmi-agent certs show --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
+    """
+    try:
+        octets = bytes.fromhex(serial.replace(":", "").removeprefix("0x"))
+    except ValueError as error:
+        raise click.BadParameter(f"{serial!r} is not hexadecimal", param_hint="SERIAL") from error
+    row = ledger_rows.find_certificate(state_dir, octets)
+    if row is None:
+        raise click.ClickException(f"no certificate with the serial number {serial} was issued here")
+    certificate = x509.load_der_x509_certificate(assemble(row.tbs, row.signature))
+    fields = _fields(row) | {"certificate": certificate.public_bytes(serialization.Encoding.PEM).decode()}
+    _print_record(fields, as_json)
+
+
+def _fields(row: Any) -> dict[str, object]:
+    return {
+        "serial": row.serial.hex(),
+        "status": row.status,
+        "subject": row.subject,
+        "user": row.user,
+        "method": row.method,
+        "address": row.address,
+        "not_before": _iso(datetime.fromtimestamp(row.not_before, UTC)),
+        "not_after": _iso(datetime.fromtimestamp(row.not_after, UTC)),
+        "issued_at": _iso(datetime.fromtimestamp(row.issued_ms / 1000, UTC)),
+        "profile": row.profile,
+        "root_generation": row.root_generation,
+        "csr_sha256": row.csr_sha256.hex(),
+        "key_sha256": row.key_sha256.hex(),
+    }
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _print_record(fields: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    pem = fields.pop("certificate")
+    for name, value in fields.items():
+        click.echo(f"{name}: {value}")
+    click.echo(pem, nl=False)
+
+
+def _print_json_array(records: Iterator[dict[str, object]]) -> None:
+    """Print a JSON array one record a line, without holding all of it."""
+    separator = "["
+    for record in records:
+        click.echo(separator + "\n" + json.dumps(record), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")

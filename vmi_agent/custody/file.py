@@ -1,0 +1,107 @@
+"""Custody in a file: PKCS#8 in PEM, mode 0600, readable by its owner alone."""
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificateIssuerPublicKeyTypes,
+)
+
+from vmi_agent.custody import CustodyError
+
+
+class FileCustody:
+    """A private key held in this process's memory.
+
+    Args:
+        key: of one of `KEY_TYPES`.
+    """
+
+    def __init__(self, key: CertificateIssuerPrivateKeyTypes) -> None:
+        self._key = key
+
+    @property
+    def public_key(self) -> CertificateIssuerPublicKeyTypes:
+        """The key's public half."""
+        return self._key.public_key()
+
+    @property
+    def private_key(self) -> CertificateIssuerPrivateKeyTypes:
+        """The key itself, for signing the CA's own root."""
+        return self._key
+
+    def sign(self, tbs: bytes) -> bytes:
+        """Return the signature over `tbs`, as it stands in a certificate's signatureValue."""
+        match self._key:
+            case ec.EllipticCurvePrivateKey() as key:
+                return key.sign(tbs, ec.ECDSA(_hash(key)))
+            case rsa.RSAPrivateKey() as key:
+                return key.sign(tbs, padding.PKCS1v15(), _hash(key))
+            case ed25519.Ed25519PrivateKey() | mldsa.MLDSA65PrivateKey() as key:
+                return key.sign(tbs)
+            case key:
+                raise CustodyError(f"a CA key of the kind {type(key).__name__} is not supported")
+
+
+def signature_hash(key: CertificateIssuerPrivateKeyTypes) -> hashes.HashAlgorithm | None:
+    """Return the hash that a CA key signs with; None where the algorithm brings its own."""
+    return _hash(key) if isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)) else None
+
+
+def _hash(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> hashes.HashAlgorithm:
+    strong = key.key_size == 384 or key.key_size >= 4096
+    return hashes.SHA384() if strong else hashes.SHA256()
+
+
+def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
+    """Return a new private key of one of `KEY_TYPES`."""
+    match key_type:
+        case "p256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "p384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case "rsa2048" | "rsa3072" | "rsa4096":
+            return rsa.generate_private_key(public_exponent=65537, key_size=int(key_type.removeprefix("rsa")))
+        case "ed25519":
+            return ed25519.Ed25519PrivateKey.generate()
+        case "mldsa65":
+            return mldsa.MLDSA65PrivateKey.generate()
+    raise ValueError(f"unknown key type {key_type!r}")
+
+
+def store(key: CertificateIssuerPrivateKeyTypes, path: Path) -> None:
+    """Write the key to a new file that nobody else could ever open, and make it durable."""
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(path: Path) -> FileCustody:
+    """Read a key that `store` wrote.
+
+    Raises:
+        CustodyError: the file is missing, not a private key, or open to other users.
+    """
+    try:
+        with open(path, "rb") as file:
+            # Of the open file, not of the path: what was checked is what is read.
+            state = os.fstat(file.fileno())
+            pem = file.read()
+    except OSError as error:
+        raise CustodyError(f"CA key {path}: {error.strerror}") from error
+    if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(state.st_mode)
+        raise CustodyError(f"CA key {path} is open to other users (mode {mode:04o}). Run: chmod 600 {path}")
+    if state.st_uid != os.geteuid():
+        raise CustodyError(f"CA key {path} belongs to uid {state.st_uid}, this process runs as {os.geteuid()}.")
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise CustodyError(f"CA key {path} is not an unencrypted PKCS#8 private key in PEM") from error
+    return FileCustody(key)  # type: ignore[arg-type]  # sign() refuses what cannot sign

@@ -1,0 +1,120 @@
+"""The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from protocol.errors import ErrorCode
+from protocol.records import SignCsr
+from vmi_agent import key_policy
+from vmi_agent.authority import Authority
+from vmi_agent.certificate import assemble, leaf_tbs, new_serial
+from vmi_agent.csr import check_possession, parse
+from vmi_agent.errors import Refused, SelfCheckFailed
+from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
+from vmi_agent.profile import Approved, Profile, approve
+
+
+class Issuing:
+    """Issues under one CA into one ledger. `issue` blocks on the disk and on the key: call it from a worker thread.
+
+    Args:
+        authority: the CA.
+        ledger: where intents and signatures are recorded.
+        profile: what leaves are.
+        now: returns the aware UTC time.
+    """
+
+    def __init__(self, authority: Authority, ledger: Ledger, profile: Profile, now: Callable[[], datetime]) -> None:
+        self._authority = authority
+        self._ledger = ledger
+        self._profile = profile
+        self._now = now
+
+    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> tuple[bytes, ...]:
+        """Return the chain for a request, leaf first, in DER.
+
+        Args:
+            request: as it came over the channel.
+            still_wanted: raises NotWanted where the asker gave up; asked once, right before the intent is recorded.
+
+        Raises:
+            Refused: the request was judged and refused.
+            NotWanted: from `still_wanted`; nothing was recorded.
+            LedgerUnavailable: nothing may be answered.
+            SelfCheckFailed: as its docstring says.
+        """
+        csr = parse(request.csr)
+        key_policy.check(csr)
+        check_possession(csr)
+        approved = approve(csr, self._profile)
+
+        intent = self._intent(request, approved)
+        still_wanted()
+        match self._ledger.record_intent(intent):
+            case AlreadyIssued(tbs, signature):
+                return (assemble(tbs, signature), *self._authority.chain)
+            case Conflict():
+                text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
+                raise Refused(ErrorCode.REQUEST_CONFLICT, text)
+
+        signature = self._authority.custody.sign(intent.tbs)
+        leaf = assemble(intent.tbs, signature)
+        self._check(leaf, approved)
+        self._ledger.record_signature(Signature(intent.serial, signature, _milliseconds(self._now())))
+        return (leaf, *self._authority.chain)
+
+    def _intent(self, request: SignCsr, approved: Approved) -> Intent:
+        issuer = self._authority.issuer
+        now = self._now()
+        not_before = now.replace(microsecond=0) - self._profile.back_date
+        # notAfter is the last valid second (RFC 5280, 4.1.2.5).
+        not_after = min(not_before + self._profile.validity - timedelta(seconds=1), issuer.not_after)
+        serial = new_serial()
+        return Intent(
+            serial=serial,
+            tbs=leaf_tbs(approved, issuer, serial, not_before, not_after),
+            root_generation=self._authority.generation,
+            profile=self._profile.name,
+            user=request.user,
+            method=request.method,
+            address=request.address,
+            idempotency_key=request.idempotency_key,
+            csr_sha256=approved.csr.sha256,
+            key_sha256=sha256(approved.csr.public_key_info).digest(),
+            subject=approved.subject_text,
+            not_before=_seconds(not_before),
+            not_after=_seconds(not_after),
+            recorded_ms=_milliseconds(now),
+        )
+
+    def _check(self, leaf: bytes, approved: Approved) -> None:
+        """Read the leaf back with eyes that did not write it: signature, issuer, public key, validity."""
+        root = self._authority.root
+        try:
+            certificate = x509.load_der_x509_certificate(leaf)
+            certificate.verify_directly_issued_by(root)
+            same_key = certificate.public_key() == approved.csr.request.public_key()
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+            raise SelfCheckFailed(f"the leaf does not verify under the CA: {error!r}") from error
+        if not same_key or certificate.subject != approved.csr.request.subject:
+            raise SelfCheckFailed("the leaf's subject or public key is not the CSR's")
+        if certificate.not_valid_after_utc > root.not_valid_after_utc:
+            raise SelfCheckFailed("the leaf outlives its issuer")
+
+
+def utc_now() -> datetime:
+    """Return the time of day, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

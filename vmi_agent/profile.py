@@ -1,0 +1,144 @@
+"""Profiles: what is stamped into a leaf, and which wishes of a CSR are granted.
+
+A request for power is refused, never passed over: whoever asked for a CA certificate and got a leaf would find out at
+the worst moment.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from protocol.errors import ErrorCode
+from vmi_agent.csr import Csr
+from vmi_agent.errors import Refused
+
+_EXTENSION_REQUESTS = (
+    x509.ObjectIdentifier("1.2.840.113549.1.9.14"),  # extensionRequest (RFC 2985, 5.4.2)
+    x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),  # the same attribute under Microsoft's number
+)
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a leaf is.
+
+    Attributes:
+        name: for the ledger and for people.
+        validity: from notBefore to notAfter, cut off at the issuer's notAfter.
+        back_date: how far before now notBefore lies, for clocks that disagree.
+        names: the kinds of subject alternative name that a CSR may ask for.
+    """
+
+    name: str = "hmc-client"
+    validity: timedelta = timedelta(days=365)
+    back_date: timedelta = timedelta(minutes=5)
+    names: tuple[type[x509.GeneralName], ...] = (x509.DNSName, x509.IPAddress, x509.RFC822Name)
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A CSR that passed its profile. Only `approve` makes one, and only one of these is ever signed.
+
+    Attributes:
+        subject_text: the subject as RFC 4514 writes it, for lists.
+        subject_alt_name: the DER of the SubjectAltName value, or None.
+        key_encipherment: the leaf's key usage has it beside digitalSignature (RSA only).
+    """
+
+    csr: Csr
+    profile: Profile
+    subject_text: str
+    subject_alt_name: bytes | None
+    key_encipherment: bool
+
+
+def approve(csr: Csr, profile: Profile) -> Approved:
+    """Judge subject and wishes of a CSR whose signature was verified.
+
+    Raises:
+        Refused: CSR_POLICY, or CSR_MALFORMED where an extension cannot be read.
+    """
+    subject_text = _judge_subject(csr.request)
+    extensions = _requested_extensions(csr.request)
+    subject_alt_name = None
+    for extension in extensions:
+        match extension.value:
+            case x509.SubjectAlternativeName() as names:
+                subject_alt_name = _judge_names(names, profile)
+            case wish:
+                _judge_wish(wish)
+    key_encipherment = isinstance(csr.request.public_key(), rsa.RSAPublicKey)
+    return Approved(csr, profile, subject_text, subject_alt_name, key_encipherment)
+
+
+def _refuse(text: str) -> Refused:
+    return Refused(ErrorCode.CSR_POLICY, text)
+
+
+def _judge_subject(request: x509.CertificateSigningRequest) -> str:
+    try:
+        subject = request.subject
+        attributes = list(subject)
+        text = subject.rfc4514_string()
+    except ValueError as error:
+        raise _refuse("The subject holds an attribute that cannot be read. Use UTF-8 or printable strings.") from error
+    if not attributes:
+        raise _refuse("The subject is empty. Name the console in it, at least by a common name.")
+    for attribute in attributes:
+        if isinstance(attribute.value, str) and _CONTROL_CHARACTERS.search(attribute.value):
+            raise _refuse("The subject holds a control character. Take it out.")
+    return text
+
+
+def _requested_extensions(request: x509.CertificateSigningRequest) -> list[x509.Extension[x509.ExtensionType]]:
+    try:
+        if sum(attribute.oid in _EXTENSION_REQUESTS for attribute in request.attributes) > 1:
+            raise _refuse("The CSR asks for extensions in more than one attribute. Put them all into one.")
+        return list(request.extensions)
+    except x509.DuplicateExtension as error:
+        raise _refuse("The CSR asks for the same extension twice. Ask once.") from error
+    except (ValueError, x509.UnsupportedGeneralNameType) as error:
+        text = "The CSR asks for an extension that cannot be read. Leave extensions out: they are not needed."
+        raise Refused(ErrorCode.CSR_MALFORMED, text) from error
+
+
+def _judge_names(names: x509.SubjectAlternativeName, profile: Profile) -> bytes:
+    for name in names:
+        if not isinstance(name, profile.names):
+            accepted = ", ".join(kind.__name__ for kind in profile.names)
+            raise _refuse(f"The CSR asks for a kind of alternative name that is not allowed; allowed: {accepted}.")
+        if isinstance(name, x509.DNSName) and not _DNS_NAME.match(name.value):
+            raise _refuse("The CSR asks for a DNS name that is not a plain host name (RFC 1034, 3.5; no wildcard).")
+    return names.public_bytes()
+
+
+def _judge_wish(wish: x509.ExtensionType) -> None:
+    """Refuse a wish for power. What is harmless is passed over: the profile alone says what is stamped."""
+    match wish:
+        case x509.BasicConstraints(ca=False):
+            return
+        case x509.BasicConstraints():
+            raise _refuse(
+                "The CSR asks for a CA certificate (basicConstraints CA:TRUE). Only client certificates are issued."
+            )
+        case x509.KeyUsage(key_cert_sign=False, crl_sign=False):
+            return
+        case x509.KeyUsage():
+            raise _refuse("The CSR asks for keyCertSign or cRLSign. Ask for digitalSignature only.")
+        case x509.ExtendedKeyUsage() if set(wish) == {ExtendedKeyUsageOID.CLIENT_AUTH}:
+            return
+        case x509.ExtendedKeyUsage():
+            raise _refuse("The CSR asks for an extended key usage other than clientAuth. Ask for clientAuth only.")
+        case _ if wish.oid == ExtensionOID.SUBJECT_KEY_IDENTIFIER:
+            return
+        case _:
+            raise _refuse(
+                f"The CSR asks for the extension {wish.oid.dotted_string}, which is not granted. Leave it out."
+            )
