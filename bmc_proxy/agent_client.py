@@ -184,8 +184,8 @@ class AgentLink:
         """A connection ended."""
         if self._channel is channel:
             self._channel = None
-            _log.warn("agent lost", agent=self.name, reason=reason)
             if self._service.running:
+                _log.warn("agent lost", agent=self.name, reason=reason)
                 self._tell_first_failure()
 
     def _tell_first_failure(self) -> None:

@@ -80,7 +80,8 @@ class Connection:
         self._waiting: dict[int, type[Answer]] = {}  # asker: answers that are wanted
         self._abandoned: set[int] = set()  # asker: answers that are owed and no longer wanted
         self._owed: set[int] = set()  # agent: requests without an answer
-        self._ping_token = 0
+        self._pings_sent = 0
+        self._awaited_pong: int | None = None
         self._frames_completed = False
         self.peer: Hello | None = None
         self.draining = False
@@ -141,8 +142,9 @@ class Connection:
             return
         try:
             if self._liveness.expire(now):
-                self._ping_token += 1
-                self._send_record(0, Ping(self._ping_token))
+                self._pings_sent += 1
+                self._awaited_pong = self._pings_sent
+                self._send_record(0, Ping(self._pings_sent))
         except RemoteProtocolError as error:
             self._fail(error)
             raise
@@ -264,7 +266,8 @@ class Connection:
             case Ping(token):
                 self._send_record(0, Pong(token))
                 return None
-            case Pong(token) if token == self._ping_token:
+            case Pong(token) if token == self._awaited_pong:
+                self._awaited_pong = None
                 self._liveness.pong()
                 return None
             case Drain() if self._hello.role is Role.ASKER:
@@ -286,7 +289,7 @@ class Connection:
 
     def _refuse_unsupported(self, request_id: int, error: RemoteProtocolError) -> None:
         """A newer asker's request that this agent does not know costs that request, not the connection."""
-        if request_id == 0:
+        if request_id <= self._last_request_id:
             raise error
         self._open_request(request_id)
         self.answer(request_id, Error(ErrorCode.UNSUPPORTED, False, 0, error.text[:128]))

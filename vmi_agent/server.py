@@ -70,7 +70,8 @@ class AgentChannel(ChannelTransport):
         for wanted in self._under_way.values():
             wanted.cancelled = True
         self._server.channels.discard(self)
-        _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
+        if self.connection.peer is not None:
+            _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
 
     def _sign(self, request_id: int, record: SignCsr) -> None:
         server = self._server
