@@ -163,6 +163,11 @@ class Connection:
         """How many answers are owed on this connection, either way."""
         return len(self._waiting) + len(self._abandoned) + len(self._owed)
 
+    @property
+    def held_octets(self) -> int:
+        """How much of the peer's octets is held: of a frame and of records that are not whole."""
+        return self._decoder.buffered_octets + self._assembly.held_octets
+
     def ask(self, record: Request) -> int:
         """Send a request and return its request id.
 

@@ -1,0 +1,184 @@
+"""The agent's state on disk: CA, key file, ledger and lock, and what is refused of it."""
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from agents import START, Time, always, issuing, request
+from csrs import make_csr
+
+from runtime import state_dir
+from runtime.lifecycle import StartError
+from vmi_agent import authority, ledger_rows
+from vmi_agent.custody import CustodyError
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger import Ledger
+
+
+def mode(path: Path) -> int:
+    """Return a file's permission bits."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_create_authority_is_private(tmp_path: Path) -> None:
+    """Key 0600, directories 0700, and nothing left of the making."""
+    authority.create(tmp_path, "p256", START)
+
+    assert mode(tmp_path / "ca" / "1" / "key.pem") == 0o600
+    assert {mode(tmp_path / "ca"), mode(tmp_path / "ca" / "1")} == {0o700}
+    assert [entry.name for entry in (tmp_path / "ca").iterdir()] == ["1"]
+
+
+def test_create_authority_again_is_the_next_generation(tmp_path: Path) -> None:
+    """A second CA gets a number, a name and a key of its own; the first stays where it is."""
+    first = authority.create(tmp_path, "p256", START)
+    second = authority.create(tmp_path, "p256", START)
+
+    assert (first.generation, second.generation) == (1, 2)
+    assert first.root.subject != second.root.subject
+    assert authority.load(tmp_path).root == second.root
+    assert (tmp_path / "ca" / "1" / "key.pem").exists()
+
+
+def test_create_authority_over_a_killed_creation(tmp_path: Path) -> None:
+    """What a killed creation left is neither taken for a CA nor in the way."""
+    (tmp_path / "ca" / ".1.new").mkdir(parents=True)
+    (tmp_path / "ca" / ".1.new" / "key.pem").write_text("half a key")
+    assert not authority.exists(tmp_path)
+
+    assert authority.create(tmp_path, "p256", START).generation == 1
+
+
+@pytest.mark.parametrize("open_to", [stat.S_IRGRP, stat.S_IROTH, stat.S_IWGRP, stat.S_IXOTH])
+def test_load_authority_with_a_key_open_to_others(tmp_path: Path, open_to: int) -> None:
+    """Any right of group or others on the key file is refused, with the command that mends it."""
+    authority.create(tmp_path, "p256", START)
+    key = tmp_path / "ca" / "1" / "key.pem"
+    key.chmod(0o600 | open_to)
+    with pytest.raises(CustodyError, match="chmod 600"):
+        authority.load(tmp_path)
+
+    key.chmod(0o400)
+    assert authority.load(tmp_path).generation == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="run as root: it gives a file to another user")
+def test_load_authority_with_a_key_of_another_user(tmp_path: Path) -> None:
+    """A key file that belongs to somebody else is refused."""
+    authority.create(tmp_path, "p256", START)
+    os.chown(tmp_path / "ca" / "1" / "key.pem", 12345, 0)
+    with pytest.raises(CustodyError, match="uid 12345"):
+        authority.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", [b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_load_authority_with_a_broken_key(tmp_path: Path, key: bytes) -> None:
+    """A file that holds no key is told as that, without its contents."""
+    authority.create(tmp_path, "p256", START)
+    (tmp_path / "ca" / "1" / "key.pem").write_bytes(key)
+    with pytest.raises(CustodyError, match="not an unencrypted PKCS#8"):
+        authority.load(tmp_path)
+
+
+def test_load_authority_with_another_cas_key(tmp_path: Path) -> None:
+    """Key and root must belong together."""
+    authority.create(tmp_path, "p256", START)
+    authority.create(tmp_path, "p256", START)
+    (tmp_path / "ca" / "1" / "key.pem").replace(tmp_path / "ca" / "2" / "key.pem")
+    with pytest.raises(CustodyError, match="do not belong together"):
+        authority.load(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["key.pem", "root.pem"])
+def test_load_authority_with_a_file_missing(tmp_path: Path, missing: str) -> None:
+    """A missing file is named."""
+    authority.create(tmp_path, "p256", START)
+    (tmp_path / "ca" / "1" / missing).unlink()
+    with pytest.raises(CustodyError, match=missing):
+        authority.load(tmp_path)
+
+
+def test_load_authority_where_there_is_none(tmp_path: Path) -> None:
+    """Without a CA the advice is how to make one."""
+    with pytest.raises(CustodyError, match="vmi-agent ca init"):
+        authority.load(tmp_path)
+
+
+def test_ledger_of_another_version(tmp_path: Path) -> None:
+    """A ledger of a version that this agent does not know is not touched."""
+    with sqlite3.connect(tmp_path / ledger_rows.FILE_NAME) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(LedgerUnavailable, match="99"):
+        Ledger(tmp_path)
+
+
+def test_ledger_that_is_no_database(tmp_path: Path) -> None:
+    """A file that is not SQLite's is refused."""
+    (tmp_path / ledger_rows.FILE_NAME).write_bytes(b"not a database" * 100)
+    with pytest.raises(LedgerUnavailable, match="not a database"):
+        Ledger(tmp_path)
+
+
+def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
+    """While another process holds the ledger, nothing is issued; once it lets go, issuing resumes by itself."""
+    with issuing(tmp_path, Time()) as (opened, _):
+        opened.issue(request(make_csr()), always)
+        other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        csr = make_csr()
+        with pytest.raises(LedgerUnavailable, match="locked"):
+            opened.issue(request(csr), always)
+        other.execute("ROLLBACK")
+        other.close()
+
+        assert len(opened.issue(request(csr), always)) == 2
+    assert len(list(ledger_rows.list_certificates(tmp_path))) == 2
+
+
+def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
+    """What a ledger error says holds neither the statement nor its parameters."""
+    with issuing(tmp_path, Time()) as (opened, _):
+        with sqlite3.connect(tmp_path / ledger_rows.FILE_NAME) as other:
+            other.execute("DROP TABLE idempotency")
+            other.execute("ALTER TABLE issuance RENAME TO gone")
+        with pytest.raises(LedgerUnavailable) as caught:
+            opened.issue(request(make_csr(), user="somebody"), always)
+    assert str(caught.value) == "no such table: issuance"
+
+
+def test_ledger_is_durable(tmp_path: Path) -> None:
+    """Write-ahead log, and a sync with every commit."""
+    engine = ledger_rows.open_ledger(tmp_path / ledger_rows.FILE_NAME)
+    with engine.connect() as connection:
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    engine.dispose()
+
+    assert found == ["wal", 2]
+
+
+def test_state_dir_is_claimed_by_one(tmp_path: Path) -> None:
+    """A second claim is refused while the first holds, and granted afterwards."""
+    lock = state_dir.claim(tmp_path / "state")
+    assert mode(tmp_path / "state") == 0o700
+    with pytest.raises(StartError, match="in use"):
+        state_dir.claim(tmp_path / "state")
+
+    lock.release()
+    state_dir.claim(tmp_path / "state").release()
+
+
+@pytest.mark.parametrize("writable_for", [stat.S_IWGRP, stat.S_IWOTH])
+def test_state_dir_that_others_can_write(tmp_path: Path, writable_for: int) -> None:
+    """Who can write the directory can put another CA there, so it is refused."""
+    tmp_path.chmod(0o700 | writable_for)
+    with pytest.raises(StartError, match="chmod 700"):
+        state_dir.claim(tmp_path)
+
+
+def test_state_dir_that_is_a_file(tmp_path: Path) -> None:
+    """What cannot be a directory is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="file"):
+        state_dir.claim(tmp_path / "file")
