@@ -31,15 +31,8 @@ def assert_openssl_accepts(chain: str, directory: Path) -> None:
     (directory / "root.pem").write_text(others[-1])
     untrusted = directory / "untrusted.pem"
     untrusted.write_text("".join(others[:-1]))
-    command = [
-        "verify",
-        "-x509_strict",
-        "-check_ss_sig",
-        "-purpose",
-        "sslclient",
-        "-CAfile",
-        str(directory / "root.pem"),
-    ]
+    command = ["verify", "-x509_strict", "-check_ss_sig", "-purpose", "sslclient"]
+    command += ["-CAfile", str(directory / "root.pem")]
     if others[:-1]:
         command += ["-untrusted", str(untrusted)]
     assert openssl(*command, str(directory / "leaf.pem")).endswith("leaf.pem: OK\n")
@@ -92,7 +85,7 @@ def assert_is_leaf(leaf: x509.Certificate, root: x509.Certificate, *, rsa: bool,
     granted = {"digital_signature", "key_encipherment"} if rsa else {"digital_signature"}
     assert _usages(found[ExtensionOID.KEY_USAGE].value) == granted
     assert not found[ExtensionOID.EXTENDED_KEY_USAGE].critical
-    assert list(found[ExtensionOID.EXTENDED_KEY_USAGE].value) == [ExtendedKeyUsageOID.CLIENT_AUTH]  # type: ignore[call-overload]
+    assert list(found[ExtensionOID.EXTENDED_KEY_USAGE].value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert not found[ExtensionOID.SUBJECT_KEY_IDENTIFIER].critical
     authority = found[ExtensionOID.AUTHORITY_KEY_IDENTIFIER]
     assert not authority.critical

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from judges import (
     assert_is_root,
     assert_openssl_accepts,
     assert_same_subject_and_key,
+    openssl,
     split_chain,
 )
 
 from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent import ledger_rows
+from vmi_agent import authority, ledger_rows
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
 from vmi_agent.issuing import Issuing
@@ -89,16 +91,29 @@ def der_of(csr: Path) -> bytes:
     return x509.load_pem_x509_csr(csr.read_bytes()).public_bytes(serialization.Encoding.DER)
 
 
-@pytest.mark.parametrize("string_mask", ["utf8only", "nombstr", "pkix"])
+def csr_with_strings(string_mask: str, directory: Path) -> bytes:
+    """Have openssl write a subject beyond ASCII in the string types that this mask leaves it."""
+    config = directory / "req.cnf"
+    config.write_text(f"[req]\nstring_mask = {string_mask}\ndistinguished_name = dn\nutf8 = yes\n[dn]\n")
+    subject = "/O=Müller & Söhne/CN=hmc1"
+    return der_of(openssl_csr(directory, subject=subject, extra=["-utf8", "-config", str(config)]))
+
+
+@pytest.mark.parametrize("string_mask", ["utf8only", "pkix", "MASK:0x800"], ids=["UTF8", "printable", "BMP"])
 def test_issue_keeps_the_subjects_string_types(string_mask: str, tmp_path: Path, open_issuing: Issuing) -> None:
     """The subject is the CSR's, octet for octet, whatever string types it is written in."""
-    config = tmp_path / "req.cnf"
-    config.write_text(f"[req]\nstring_mask = {string_mask}\ndistinguished_name = dn\nutf8 = yes\n[dn]\n")
-    csr = der_of(openssl_csr(tmp_path, subject="/O=Müller & Söhne/CN=hmc1", extra=["-utf8", "-config", str(config)]))
+    csr = csr_with_strings(string_mask, tmp_path)
 
     chain = open_issuing.issue(request(csr), always)
 
     assert der.leaf_subject_and_key(chain[0]) == der.csr_subject_and_key(csr)
+
+
+def test_issue_with_a_subject_that_cannot_be_read(tmp_path: Path, open_issuing: Issuing) -> None:
+    """A TeletexString beyond ASCII, which every reader reads differently, is refused with advice."""
+    with pytest.raises(Refused, match="UTF-8") as caught:
+        open_issuing.issue(request(csr_with_strings("nombstr", tmp_path)), always)
+    assert caught.value.code is ErrorCode.CSR_POLICY
 
 
 def test_issue_copies_the_names(open_issuing: Issuing) -> None:
@@ -135,8 +150,6 @@ def test_issue_across_2050(year: int, tmp_path: Path, time: Time) -> None:
     judged = ["-attime", str(int(time.now.timestamp()))]
     (tmp_path / "leaf.pem").write_text(split_chain(text)[0])
     (tmp_path / "root.pem").write_text(split_chain(text)[1])
-    from judges import openssl
-
     openssl("verify", "-x509_strict", *judged, "-CAfile", str(tmp_path / "root.pem"), str(tmp_path / "leaf.pem"))
 
 
@@ -200,8 +213,6 @@ class WatchingCustody:
 @pytest.fixture
 def watched(tmp_path: Path, time: Time) -> Iterator[tuple[Issuing, WatchingCustody]]:
     """Yield a CA whose custody is watched."""
-    from dataclasses import replace
-
     with issuing(tmp_path, time) as (opened, ca):
         custody = WatchingCustody(ca.custody, tmp_path)
         opened._authority = replace(ca, custody=custody)
@@ -314,8 +325,6 @@ def test_issue_again_after_a_restart(tmp_path: Path, time: Time) -> None:
 
 def test_issue_again_after_the_root_changed(tmp_path: Path, time: Time) -> None:
     """Under a new root a repetition gets a new certificate, which verifies under that root."""
-    from vmi_agent import authority
-
     csr, key = make_csr(), b"k" * 16
     with issuing(tmp_path, time) as (opened, _):
         first = opened.issue(request(csr, key=key), always)
