@@ -26,6 +26,7 @@ from protocol.records import (
 )
 
 CRITICAL = 0x8000
+FIRST_REQUEST_TYPE = 0x10
 _EXTENSION = struct.Struct(">HH")
 _U8 = struct.Struct(">B")
 _U16 = struct.Struct(">H")
@@ -147,6 +148,12 @@ def encode_record(record: Record) -> tuple[int, bytes]:
         text = f"a field of {type(record).__name__} is out of range: {error}"
         raise LocalProtocolError(ErrorCode.BAD_RECORD, text) from error
     return layout.code, payload
+
+
+def may_be_request(type_code: int) -> bool:
+    """Return whether a type code is a request's: a known one, or one that a later version may have made."""
+    layout = _BY_CODE.get(type_code)
+    return type_code >= FIRST_REQUEST_TYPE if layout is None else layout.record in (SignCsr, GetChain)
 
 
 def decode_record(type_code: int, payload: bytes) -> Record:

@@ -21,8 +21,10 @@ A fault of the peer's surfaces once as RemoteProtocolError from `next_event` or 
 the send buffer; the owner sends it and closes. After that the connection yields nothing and refuses to send.
 """
 
+from collections import deque
+
 from protocol.assembly import RecordAssembly, split_record
-from protocol.codec import decode_record, encode_record
+from protocol.codec import decode_record, encode_record, may_be_request
 from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from protocol.events import (
     AnswerReceived,
@@ -81,7 +83,8 @@ class Connection:
         self._abandoned: set[int] = set()  # asker: answers that are owed and no longer wanted
         self._owed: set[int] = set()  # agent: requests without an answer
         self._pings_sent = 0
-        self._awaited_pong: int | None = None
+        self._awaited_pongs: deque[int] = deque()
+        self._drain_ping = 0
         self._frames_completed = False
         self.peer: Hello | None = None
         self.draining = False
@@ -142,21 +145,12 @@ class Connection:
             return
         try:
             if self._liveness.expire(now):
-                self._pings_sent += 1
-                self._awaited_pong = self._pings_sent
-                self._send_record(0, Ping(self._pings_sent))
+                self._send_ping()
         except RemoteProtocolError as error:
             self._fail(error)
             raise
 
-    # The asker's part
-
-    @property
-    def room(self) -> int:
-        """How many more requests the agent takes at this moment."""
-        if self.closed or self.draining or self.peer is None or self._hello.role is not Role.ASKER:
-            return 0
-        return self.peer.window - self.unanswered
+    # How it stands
 
     @property
     def unanswered(self) -> int:
@@ -167,6 +161,15 @@ class Connection:
     def held_octets(self) -> int:
         """How much of the peer's octets is held: of a frame and of records that are not whole."""
         return self._decoder.buffered_octets + self._assembly.held_octets
+
+    # The asker's part
+
+    @property
+    def room(self) -> int:
+        """How many more requests the agent takes at this moment."""
+        if self.closed or self.draining or self.peer is None or self._hello.role is not Role.ASKER:
+            return 0
+        return self.peer.window - self.unanswered
 
     def ask(self, record: Request) -> int:
         """Send a request and return its request id.
@@ -204,10 +207,21 @@ class Connection:
         self._owed.remove(request_id)
 
     def drain(self) -> None:
-        """Tell the asker to send nothing new here. What is owed is still to be answered."""
+        """Tell the asker to send nothing new here. What is owed is still to be answered.
+
+        A PING follows the DRAIN: once its PONG is here, so is every request that crossed them.
+        """
         if not self.closed and not self.draining:
             self.draining = True
             self._send_record(0, Drain())
+            self._drain_ping = self._send_ping()
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing more can come or is owed: after `drain`, and on a connection without HELLO or closed."""
+        if self.closed or self.peer is None:
+            return True
+        return self.draining and self._drain_ping not in self._awaited_pongs and not self._owed
 
     def close(self) -> None:
         """The transport is gone, or about to go: nothing is sent or yielded any more."""
@@ -223,6 +237,12 @@ class Connection:
         for frame in split_record(code, request_id, payload):
             self._outgoing += encode_frame(frame)
 
+    def _send_ping(self) -> int:
+        self._pings_sent += 1
+        self._awaited_pongs.append(self._pings_sent)
+        self._send_record(0, Ping(self._pings_sent))
+        return self._pings_sent
+
     def _fail(self, error: RemoteProtocolError) -> None:
         self._send_record(0, Error(error.code, retryable=False, retry_after_ms=0, text=error.text[:128]))
         self.close()
@@ -234,13 +254,18 @@ class Connection:
         try:
             record = decode_record(frame.type, payload)
         except RemoteProtocolError as error:
-            if error.code is ErrorCode.UNSUPPORTED and self.peer is not None and self._hello.role is Role.AGENT:
-                self._refuse_unsupported(frame.request_id, error)
-                return None
-            raise
+            if error.code is not ErrorCode.UNSUPPORTED or not self._may_answer_for(frame):
+                raise
+            # A newer asker's request that this agent does not know costs that request, not the connection.
+            self._open_request(frame.request_id)
+            self.answer(frame.request_id, Error(ErrorCode.UNSUPPORTED, False, 0, error.text[:128]))
+            return None
         return self._record_received(frame.request_id, record)
 
     def _record_received(self, request_id: int, record: Record) -> Event | None:
+        if isinstance(record, Error) and request_id == 0:
+            self.close()
+            return PeerFailed(record)
         if self.peer is None:
             return self._hello_received(request_id, record)
         if request_id == 0:
@@ -271,16 +296,13 @@ class Connection:
             case Ping(token):
                 self._send_record(0, Pong(token))
                 return None
-            case Pong(token) if token == self._awaited_pong:
-                self._awaited_pong = None
+            case Pong(token) if self._awaited_pongs and token == self._awaited_pongs[0]:
+                self._awaited_pongs.popleft()
                 self._liveness.pong()
                 return None
             case Drain() if self._hello.role is Role.ASKER:
                 self.draining = True
                 return PeerDraining()
-            case Error():
-                self.close()
-                return PeerFailed(record)
         raise RemoteProtocolError(ErrorCode.BAD_SEQUENCE, f"{type(record).__name__} out of place")
 
     def _request_received(self, request_id: int, record: Request) -> Event | None:
@@ -292,12 +314,9 @@ class Connection:
             return None
         return RequestReceived(request_id, record)
 
-    def _refuse_unsupported(self, request_id: int, error: RemoteProtocolError) -> None:
-        """A newer asker's request that this agent does not know costs that request, not the connection."""
-        if request_id <= self._last_request_id:
-            raise error
-        self._open_request(request_id)
-        self.answer(request_id, Error(ErrorCode.UNSUPPORTED, False, 0, error.text[:128]))
+    def _may_answer_for(self, frame: Frame) -> bool:
+        is_new = frame.request_id > self._last_request_id
+        return self._hello.role is Role.AGENT and self.peer is not None and is_new and may_be_request(frame.type)
 
     def _open_request(self, request_id: int) -> None:
         if request_id <= self._last_request_id:

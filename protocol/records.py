@@ -12,7 +12,7 @@ from protocol.frame import VERSION
 MAGIC = b"VMICERTX"
 NO_IDEMPOTENCY_KEY = bytes(16)
 MAX_CHAIN_CERTIFICATES = 8
-LEAST_MAX_RECORD = 4_096
+LEAST_MAX_RECORD = 65_536
 
 
 class Role(IntEnum):
@@ -30,7 +30,7 @@ class Hello:
         role: see `Role`.
         window: how many requests the peer may have unanswered; 0 from an asker, which takes none.
         max_record: the largest payload of one record, in octets and over all its frames, that this side accepts;
-            4,096 or more.
+            65,536 or more, which any answer to a CSR within its limit fits.
         boot_id: 16 random octets, new at every start of the process.
         clock_ms: this side's clock in milliseconds since 1970-01-01 UTC; for diagnosis only.
         root_generation: the agent's current trust anchor, rising by one with each new one; 0 from an asker.

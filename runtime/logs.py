@@ -14,6 +14,8 @@ from zope.interface import implementer
 
 FORMATS = ("text", "json")
 
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 _OUR_PACKAGES = frozenset({"bmc_proxy", "protocol", "runtime", "vmi_agent"})
 
 # What Twisted's legacy logging adds to an event beside the fields that somebody meant.
@@ -58,6 +60,6 @@ def _as_text(line: dict[str, object]) -> str:
     words = [str(fields.pop(name)) for name in ("time", "level", "source", "event")]
     traceback = str(fields.pop("traceback", "")).rstrip()
     words += [f"{name}={value}" for name, value in fields.items()]
-    # One event is one line in text as well: a value with a line break cannot forge a second event.
-    text = " ".join(words).replace("\r", "\\r").replace("\n", "\\n")
+    # One event is one line in text as well: a value cannot forge a second event, nor reach into a terminal.
+    text = " ".join(words).translate(_CONTROL_CHARACTERS)
     return text + ("\n    " + traceback.replace("\n", "\n    ") if traceback else "")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,10 +39,9 @@ class Process:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.lines.append(line.decode())
-            try:
+            # Argument errors are plain text; `lines` has them.
+            with suppress(ValueError):
                 self._events.put(json.loads(line))
-            except ValueError:
-                pass  # not a log line: argument errors are plain text; `lines` has it
         self._events.put(None)
 
     def wait_for(self, word: str, **fields: Any) -> dict[str, Any]:

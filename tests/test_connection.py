@@ -62,6 +62,15 @@ def test_connection_receives(case: Case, one_by_one: bool) -> None:
     assert sent_records(receiver.data_to_send()) == sent
 
 
+def test_error_before_hello() -> None:
+    """A peer may give up before it says HELLO; it is not answered."""
+    receiver = connection(Role.AGENT)
+
+    assert feed(receiver, encode(GONE), one_by_one=False) == [PeerFailed(GONE)]
+    assert receiver.data_to_send() == b""
+    assert receiver.closed
+
+
 def test_connection_says_hello_first_and_waits_for_the_peers() -> None:
     """HELLO is in the buffer from the start, there is no room before the peer's, and then as much as it grants."""
     asker = Connection(ASKER_HELLO, now=0.0)
@@ -185,13 +194,41 @@ def test_answer_over_several_frames_arrives_whole() -> None:
 
 
 def test_drain_is_said_once() -> None:
-    """Draining twice tells the asker once."""
+    """Draining twice tells the asker once; a PING follows, so that it is known when nothing more can come."""
     agent = ready(Role.AGENT)
 
     agent.drain()
     agent.drain()
 
-    assert sent_records(agent.data_to_send()) == [(0, Drain())]
+    assert sent_records(agent.data_to_send()) == [(0, Drain()), (0, Ping(1))]
+
+
+def test_drain_lasts_until_what_crossed_it_is_answered() -> None:
+    """A request that was on its way when DRAIN was sent is yielded, and the drain waits for it and for the PONG."""
+    agent, asker = ready(Role.AGENT), ready(Role.ASKER)
+    asker.ask(SIGN)
+    agent.drain()
+    assert not agent.drained
+
+    feed(agent, asker.data_to_send(), one_by_one=False)
+    feed(asker, agent.data_to_send(), one_by_one=False)
+    agent.answer(1, SIGNED)
+    assert not agent.drained
+
+    feed(agent, asker.data_to_send(), one_by_one=False)
+    assert agent.drained
+
+
+def test_drain_beside_a_ping_of_the_timer() -> None:
+    """A PING that is still unanswered when the drain begins does not confuse it."""
+    agent, asker = ready(Role.AGENT), ready(Role.ASKER)
+    agent.handle_timer(15.0)
+    agent.drain()
+
+    feed(asker, agent.data_to_send(), one_by_one=False)
+
+    assert feed(agent, asker.data_to_send(), one_by_one=False) == []
+    assert agent.drained
 
 
 def test_closed_connection_is_silent() -> None:

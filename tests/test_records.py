@@ -19,7 +19,7 @@ records: st.SearchStrategy[Record] = st.one_of(
         Hello,
         role=st.sampled_from(Role),
         window=u16,
-        max_record=st.integers(4096, 2**32 - 1),
+        max_record=st.integers(65_536, 2**32 - 1),
         boot_id=st.binary(min_size=16, max_size=16),
         clock_ms=u64,
         root_generation=u64,

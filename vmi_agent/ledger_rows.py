@@ -171,6 +171,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
         return []
     by_digest = _recently_issued(connection, intents)
     by_token = _known_tokens(connection, intents)
+    taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
     outcomes: list[Outcome] = []
     new: list[Intent] = []
     tokens: list[dict[str, bytes]] = []
@@ -179,7 +180,8 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
         known = by_token.get(token) if token else None
         earlier = known or by_digest.get(intent.request_digest)
         serial = intent.serial
-        if known is not None and known.csr_sha256 != intent.csr_sha256:
+        csr_of_token = known.csr_sha256 if known else taken.get(token or b"", intent.csr_sha256)
+        if csr_of_token != intent.csr_sha256:
             outcomes.append(Conflict())
             continue
         if earlier is not None and earlier.status == ISSUED and earlier.root_generation == intent.root_generation:
@@ -189,6 +191,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             outcomes.append(Recorded())
             new.append(intent)
         if token is not None:
+            taken[token] = intent.csr_sha256
             tokens.append({"token": token, "csr_sha256": intent.csr_sha256, "serial": serial})
     if new:
         connection.execute(insert(_issuance), [_row(intent) for intent in new])

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
 from protocol.records import Answer, Error, Hello, SignCsr, Signed
@@ -53,14 +53,19 @@ class AgentChannel(ChannelTransport):
         super().connectionMade()
         self._server.channels.add(self)
 
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._server.look_whether_drained()
+
     def event_received(self, event: Event) -> None:
         match event:
             case RequestReceived(request_id, SignCsr() as record):
                 self._sign(request_id, record)
             case RequestReceived(request_id):
-                self.connection.answer(request_id, self._server.dispatch.chain())
+                self._answer(request_id, self._server.dispatch.chain())
             case RequestCancelled(request_id):
-                self._under_way[request_id].cancelled = True
+                if request_id in self._under_way:
+                    self._under_way[request_id].cancelled = True
             case PeerReady(hello):
                 _log.info("proxy connected", peer=self.peer_address, boot_id=hello.boot_id.hex())
             case PeerFailed(error):
@@ -69,7 +74,7 @@ class AgentChannel(ChannelTransport):
     def connection_over(self, reason: str) -> None:
         for wanted in self._under_way.values():
             wanted.cancelled = True
-        self._server.channels.discard(self)
+        self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
 
@@ -85,7 +90,7 @@ class AgentChannel(ChannelTransport):
             work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(answer: Answer) -> None:
-            server.left(question)
+            server.admission.leave(question)
             del self._under_way[request_id]
             outcome = "signed" if isinstance(answer, Signed) else "not signed"
             code = answer.code.name if isinstance(answer, Error) else "OK"
@@ -98,15 +103,25 @@ class AgentChannel(ChannelTransport):
                 csr_sha256=csr_sha256.hex(),
                 took_ms=round((self.clock.seconds() - started_at) * 1000, 1),
             )
-            if not self.connection.closed:
-                self.connection.answer(request_id, answer)
-                self.flush()
+            self._answer(request_id, answer)
+            self.flush()
+            server.look_whether_drained()
 
         self._under_way[request_id] = wanted
         if not server.admission.enter(question, start):
             del self._under_way[request_id]
             text = "The agent has as many requests as it takes."
-            self.connection.answer(request_id, Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text))
+            self._answer(request_id, Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text))
+
+    def _answer(self, request_id: int, answer: Answer) -> None:
+        if self.connection.closed:
+            return  # the proxy is gone; what was recorded is kept for its retry
+        try:
+            self.connection.answer(request_id, answer)
+        except LocalProtocolError as error:
+            _log.error("answer does not fit", peer=self.peer_address, reason=error.text)
+            text = "The answer is larger than the asker takes."
+            self.connection.answer(request_id, Error(ErrorCode.FAILED, False, 0, text))
 
 
 class AgentServer(ServerFactory):
@@ -141,7 +156,8 @@ class AgentServer(ServerFactory):
         self.channels: set[AgentChannel] = set()
         self._make_hello = make_hello
         self._max_channels = max_channels
-        self._idle: Deferred[None] | None = None
+        self._drained: Deferred[None] | None = None
+        self._disconnected: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
         if len(self.channels) >= self._max_channels:
@@ -149,27 +165,38 @@ class AgentServer(ServerFactory):
             return None
         return AgentChannel(self, self._make_hello())
 
-    def left(self, question: tuple[str, bytes]) -> None:
-        """A request is answered."""
-        self.admission.leave(question)
-        if self._idle is not None and self.admission.admitted == 0:
-            idle, self._idle = self._idle, None
-            # Not at once: the answer that made the agent idle is written first.
-            self.clock.callLater(0, idle.callback, None)
-
     def drain(self) -> Deferred[None]:
-        """Tell every proxy to send nothing new; the Deferred fires when nothing is under way any more."""
+        """Tell every proxy to send nothing new; fires when all that was asked is answered."""
+        done: Deferred[None] = Deferred()
+        self._drained = done
         for channel in self.channels:
             channel.connection.drain()
             channel.flush()
-        done: Deferred[None] = Deferred()
-        if self.admission.admitted:
-            self._idle = done
-        else:
-            done.callback(None)
+        self.look_whether_drained()
         return done
 
-    def disconnect(self) -> None:
-        """Close every connection."""
+    def look_whether_drained(self) -> None:
+        """Something was received or answered, or a connection is gone: `drain` may be at its end."""
+        if self._drained is not None and all(channel.connection.drained for channel in self.channels):
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def disconnect(self) -> Deferred[None]:
+        """Close every connection after what is written to it; fires when all are gone."""
+        done: Deferred[None] = Deferred()
+        self._disconnected = done
         for channel in list(self.channels):
             channel.disconnect()
+        self._look_whether_disconnected()
+        return done
+
+    def channel_over(self, channel: AgentChannel) -> None:
+        """A connection is gone."""
+        self.channels.discard(channel)
+        self.look_whether_drained()
+        self._look_whether_disconnected()
+
+    def _look_whether_disconnected(self) -> None:
+        if self._disconnected is not None and not self.channels:
+            disconnected, self._disconnected = self._disconnected, None
+            disconnected.callback(None)

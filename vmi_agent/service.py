@@ -82,7 +82,7 @@ class AgentApplication:
         if self._server is not None:
             if not await within(self._reactor, DRAIN_S, self._server.drain()):
                 _log.warn("requests abandoned at the end of the drain", count=self._server.admission.admitted)
-            self._server.disconnect()
+            await self._server.disconnect()  # bounded: a peer that does not read is cut off after LAST_WORD_S
         if self._signers.started:
             self._signers.stop()
         if self._ledger is not None:

@@ -1,0 +1,101 @@
+"""Agents that do not keep to the rules, on real sockets, for tests of the proxy."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from octets import AGENT_HELLO
+
+from protocol.connection import Connection
+from protocol.errors import RemoteProtocolError
+from protocol.events import RequestReceived
+from protocol.records import Answer, Chain, GetChain, Hello, SignCsr
+
+ROOT = b"\x30\x03root"
+
+# What an agent answers to a SIGN_CSR; None for nothing at all.
+Behaviour = Callable[[SignCsr], Answer | None]
+
+
+class HostileAgent:
+    """Accepts connections one after the other, gives a root, and answers SIGN_CSR as it is told to."""
+
+    def __init__(self, behaviour: Behaviour, hello: Hello = AGENT_HELLO) -> None:
+        self._behaviour = behaviour
+        self._hello = hello
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.asked = threading.Event()
+        self._held: list[tuple[Connection, int, SignCsr]] = []
+        self._stream: socket.socket | None = None
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self._listener.accept()
+            except OSError:
+                return
+            with stream:
+                self._stream = stream
+                self._serve(stream)
+
+    def _serve(self, stream: socket.socket) -> None:
+        connection = Connection(self._hello, time.monotonic())
+        stream.sendall(connection.data_to_send())
+        try:
+            while data := stream.recv(65_536):
+                connection.receive_data(data, time.monotonic())
+                while (event := connection.next_event()) is not None:
+                    if isinstance(event, RequestReceived):
+                        self._answer(connection, event)
+                stream.sendall(connection.data_to_send())
+        except (OSError, RemoteProtocolError):
+            return
+
+    def _answer(self, connection: Connection, event: RequestReceived) -> None:
+        match event.record:
+            case GetChain():
+                connection.answer(event.request_id, Chain(1, (ROOT,)))
+            case SignCsr() as record:
+                answer = self._behaviour(record)
+                if answer is None:
+                    self._held.append((connection, event.request_id, record))
+                else:
+                    connection.answer(event.request_id, answer)
+                self.asked.set()
+
+    def answer_held(self, answer: Callable[[SignCsr], Answer]) -> None:
+        """Answer what was not answered so far."""
+        held, self._held = self._held, []
+        for connection, request_id, record in held:
+            connection.answer(request_id, answer(record))
+            assert self._stream is not None
+            self._stream.sendall(connection.data_to_send())
+
+    def cut(self) -> None:
+        """Break the connection."""
+        assert self._stream is not None
+        self._stream.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the agent and its connection."""
+        # Only a shutdown wakes a thread that is blocked in accept.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        if self._stream is not None and self._stream.fileno() >= 0:
+            self._stream.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+
+@contextmanager
+def hostile_agent(behaviour: Behaviour, hello: Hello = AGENT_HELLO) -> Iterator[HostileAgent]:
+    """Run such an agent until the end of the `with`."""
+    agent = HostileAgent(behaviour, hello)
+    try:
+        yield agent
+    finally:
+        agent.close()

@@ -1,0 +1,250 @@
+"""The agent's side of the channel, on a real process and real sockets."""
+
+import json
+import signal
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from agents import START, Time, request
+from conftest import LogWatch
+from cryptography import x509
+from csrs import make_csr
+from octets import AGENT_HELLO, ASKER_HELLO, VECTORS, encode, frame, hello_for, sent_records
+from processes import Process, port_of, run, start_agent
+from raw_asker import PATIENCE_S, RawAsker
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from protocol.der import csr_subject_and_key, leaf_subject_and_key
+from protocol.errors import ErrorCode
+from protocol.events import LateAnswer, PeerDraining
+from protocol.records import Chain, Error, GetChain, Role, Signed
+from vmi_agent import authority
+from vmi_agent.dispatch import Dispatch
+from vmi_agent.issuing import Issuing
+from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_rows import FILE_NAME
+from vmi_agent.profile import Profile
+from vmi_agent.server import AgentServer
+
+WINDOW = 64
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, int, Path]]:
+    """Yield an agent, its port and its state directory."""
+    state_dir = tmp_path_factory.mktemp("agent")
+    with start_agent(state_dir, 0, "--window", str(WINDOW)) as process:
+        yield process, port_of(process.wait_for("ready")["listen"][0]), state_dir
+
+
+def code_of(answer: object) -> str:
+    """Return an answer's error code, or "SIGNED"."""
+    return answer.code.name if isinstance(answer, Error) else type(answer).__name__.upper()
+
+
+def talk(port: int, octets: bytes) -> list[object]:
+    """Write octets to the agent; return the records it sends until it closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as stream:
+        stream.sendall(octets)
+        received = b""
+        while data := stream.recv(65_536):
+            received += data
+    return [record for _, record in sent_records(received)]
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        pytest.param(vector, id=vector["description"])
+        for vector in VECTORS["refused"]
+        if (vector["role"], vector["about"]) == ("agent", "connection")
+    ],
+)
+def test_agent_refuses_a_vector(agent: tuple[Process, int, Path], vector: dict[str, Any]) -> None:
+    """Each fault of the vectors gets its ERROR as the last record, and then the end of the stream."""
+    records = talk(agent[1], bytes.fromhex(vector["before"]) + bytes.fromhex(vector["octets"]))
+
+    assert isinstance(records[-1], Error)
+    assert records[-1].code is ErrorCode(vector["code"])
+
+
+def test_agent_answers_many_at_once(agent: tuple[Process, int, Path]) -> None:
+    """A window full of requests on one connection: each gets the certificate for its own key."""
+    csrs = [make_csr() for _ in range(WINDOW)]
+    with RawAsker(agent[1]) as asker:
+        request_ids = asker.ask(*(request(csr) for csr in csrs))
+        answers = asker.answers(WINDOW)
+
+    for request_id, csr in zip(request_ids, csrs, strict=True):
+        answer = answers[request_id]
+        assert isinstance(answer, Signed)
+        assert leaf_subject_and_key(answer.chain[0]) == csr_subject_and_key(csr)
+
+
+def test_agent_over_its_window(agent: tuple[Process, int, Path]) -> None:
+    """Requests over the window are answered with BUSY, and the others are not harmed."""
+    csrs = [make_csr() for _ in range(WINDOW + 5)]
+    octets = b"".join(encode(request(csr), number) for number, csr in enumerate(csrs, 1))
+    with socket.create_connection(("127.0.0.1", agent[1]), timeout=PATIENCE_S) as stream:
+        stream.sendall(encode(hello_for(Role.ASKER)) + octets)
+        received = b""
+        while len(sent_records(received[: whole_frames(received)])) < 1 + len(csrs):
+            data = stream.recv(65_536)
+            assert data
+            received += data
+
+    codes = [code_of(record) for _, record in sent_records(received)][1:]
+    assert sorted(set(codes)) == ["BUSY", "SIGNED"]
+    assert codes.count("BUSY") == 5
+
+
+def whole_frames(octets: bytes) -> int:
+    """Return how many octets of a stream are whole frames."""
+    at = 0
+    while at + 4 <= len(octets):
+        end = at + 4 + int.from_bytes(octets[at : at + 4])
+        if end > len(octets):
+            break
+        at = end
+    return at
+
+
+def test_agent_gives_the_chain(agent: tuple[Process, int, Path]) -> None:
+    """GET_CHAIN is answered with the root."""
+    with RawAsker(agent[1]) as asker:
+        [request_id] = asker.ask(GetChain(1000))
+        answer = asker.answers(1)[request_id]
+
+    ca = json.loads(run("vmi-agent", "ca", "show", "--state-dir", str(agent[2]), "--json").stdout)
+    assert isinstance(answer, Chain)
+    [root] = answer.chain
+    assert x509.load_der_x509_certificate(root) == x509.load_pem_x509_certificate(ca["certificate"].encode())
+
+
+def test_agent_gets_the_same_key_for_two_csrs_at_once(agent: tuple[Process, int, Path]) -> None:
+    """Two CSRs with one idempotency key in one write: one certificate, one conflict, whichever comes first."""
+    for number in range(10):
+        key = b"race" + number.to_bytes(12)
+        with RawAsker(agent[1]) as asker:
+            asker.ask(request(make_csr(), user="race", key=key), request(make_csr(), user="race", key=key))
+            codes = sorted(code_of(answer) for answer in asker.answers(2).values())
+        assert codes == ["REQUEST_CONFLICT", "SIGNED"]
+
+
+def test_agent_gets_the_same_csr_many_times_at_once(agent: tuple[Process, int, Path]) -> None:
+    """A CSR that is asked again while it is under way, on two connections, makes one certificate."""
+    again = request(make_csr(), user="impatient")
+    with RawAsker(agent[1]) as one, RawAsker(agent[1]) as two:
+        one.ask(*[again] * 20)
+        two.ask(*[again] * 20)
+        answers = [*one.answers(20).values(), *two.answers(20).values()]
+
+    assert len(answers) == 40
+    assert len({answer.chain for answer in answers if isinstance(answer, Signed)}) == 1
+
+
+def test_agent_cancels_what_has_not_begun(agent: tuple[Process, int, Path]) -> None:
+    """Cancelled requests are still answered, once each; those that had not begun leave nothing in the ledger."""
+    with RawAsker(agent[1]) as asker:
+        request_ids = [asker.connection.ask(request(make_csr(), user="fickle")) for _ in range(40)]
+        for request_id in request_ids:
+            asker.connection.cancel(request_id)
+        asker.send()
+        while sum(isinstance(event, LateAnswer) for event in asker.events) < 40:
+            assert asker.receive()
+
+    with sqlite3.connect(agent[2] / FILE_NAME) as ledger:
+        states = ledger.execute("SELECT status FROM issuance WHERE user = 'fickle'").fetchall()
+    assert len(states) < 40
+    assert set(states) <= {("issued",)}
+
+
+def test_agent_after_the_deadline(agent: tuple[Process, int, Path]) -> None:
+    """Requests that wait behind the same question past their deadline are answered with DEADLINE and not signed."""
+    slow = [request(make_csr(key="rsa2048"), user="hasty", deadline_ms=1) for _ in range(60)]
+    with RawAsker(agent[1]) as asker:
+        asker.ask(*slow)
+        codes = {code_of(answer) for answer in asker.answers(60).values()}
+
+    assert "DEADLINE" in codes
+    assert codes <= {"DEADLINE", "SIGNED"}
+
+
+def test_agent_answers_the_largest_csr_to_the_smallest_asker(agent: tuple[Process, int, Path]) -> None:
+    """A leaf with as many names as a CSR can hold fits the smallest max_record that an asker may say."""
+    names = [x509.DNSName(f"host-{number:04}.example.com") for number in range(690)]
+    csr = make_csr(x509.SubjectAlternativeName(names))
+    assert 15_000 < len(csr) <= 16_384
+    with RawAsker(agent[1], replace(ASKER_HELLO, max_record=65_536)) as asker:
+        [request_id] = asker.ask(request(csr))
+
+        assert code_of(asker.answers(1)[request_id]) == "SIGNED"
+
+
+def test_agent_passes_over_a_late_cancel(agent: tuple[Process, int, Path]) -> None:
+    """A CANCEL that crosses its answer changes nothing."""
+    with RawAsker(agent[1]) as asker:
+        [request_id] = asker.ask(GetChain(1000))
+        asker.answers(1)
+        asker._socket.sendall(frame(0x14, request_id))
+        asker.ask(GetChain(1000))
+        assert len(asker.answers(2)) == 2
+
+
+def test_agent_drains(tmp_path: Path) -> None:
+    """On SIGTERM every request that was sent before the DRAIN arrived is answered; then the agent ends, status 0."""
+    with start_agent(tmp_path) as process:
+        port = port_of(process.wait_for("ready")["listen"][0])
+        with RawAsker(port) as asker:
+            asker.ask(*(request(make_csr(key="rsa2048"), user=f"hmc{number}") for number in range(60)))
+            process._process.send_signal(signal.SIGTERM)
+            asker.ask(*(request(make_csr(), user=f"late{number}") for number in range(10)))
+            answers = asker.answers(70)
+            assert asker.wait_for(PeerDraining)
+        assert [code_of(answer) for answer in answers.values()] == ["SIGNED"] * 70
+        assert process.wait() == 0
+
+
+def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
+    """The sixty-fifth connection is closed at once; one that ends makes room."""
+    with start_agent(tmp_path) as process:
+        port = port_of(process.wait_for("ready")["listen"][0])
+        askers = [RawAsker(port) for _ in range(64)]
+        with pytest.raises((AssertionError, OSError)):
+            RawAsker(port)
+        process.wait_for("connection refused")
+        with askers.pop():
+            pass
+        process.wait_for("proxy disconnected")
+        with RawAsker(port) as asker:
+            asker.ask(GetChain(1000))
+            assert len(asker.answers(1)) == 1
+        for each in askers:
+            each.__exit__()
+
+
+def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWatch) -> None:
+    """An answer over the asker's max_record becomes FAILED, and the request is over."""
+    log_watch.expect_error("answer does not fit")
+    ca = replace(authority.create(tmp_path, "p256", START), root_der=bytes(70_000))
+    dispatch = Dispatch(ca, Issuing(ca, cast(Ledger, None), Profile(), Time()), print)
+    server = AgentServer(Clock(), dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
+    channel, transport = server.buildProtocol(None), StringTransport()
+    assert channel is not None
+    channel.makeConnection(transport)
+    channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
+    transport.clear()
+
+    channel.dataReceived(encode(GetChain(1000), 1))
+
+    [(request_id, answer)] = sent_records(transport.value())
+    assert (request_id, code_of(answer)) == (1, "FAILED")
+    assert channel.connection.unanswered == 0
+    channel.connectionLost()
