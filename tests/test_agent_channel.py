@@ -238,7 +238,7 @@ def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWa
     server = AgentServer(Clock(), dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
     channel, transport = server.buildProtocol(None), StringTransport()
     assert channel is not None
-    channel.makeConnection(transport)
+    channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
     channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
     transport.clear()
 

@@ -79,7 +79,7 @@ def test_agent_answers_for_another_csr(
     """An answer that names another CSR, or whose leaf is not for this CSR's subject and key, is never passed on."""
     csr, chain = another_chain
 
-    def lying(record: SignCsr) -> Answer:
+    def lying(record: SignCsr) -> Signed:
         own_hash = hashlib.sha256(record.csr).digest()
         match lie:
             case "another CSR's hash":

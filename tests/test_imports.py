@@ -1,0 +1,113 @@
+"""The walls between the packages, read from the imports themselves (docs/decisions.md says why they stand)."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("protocol", "runtime", "bmc_proxy", "vmi_agent")
+# Where Twisted may appear: where a reactor is needed, and for its log.
+TWISTED_AT = {
+    "runtime.endpoints",
+    "runtime.lifecycle",
+    "runtime.logs",
+    "runtime.transport",
+    "bmc_proxy.agent_client",
+    "bmc_proxy.cli",
+    "bmc_proxy.exchange",  # its log only
+    "bmc_proxy.service",
+    "bmc_proxy.http.call",  # a type only
+    "bmc_proxy.http.site",
+    "vmi_agent.cli",
+    "vmi_agent.server",
+    "vmi_agent.service",
+}
+
+
+def modules() -> dict[str, set[str]]:
+    """Return what each module of ours imports, by dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = imports_of(path)
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, those inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+IMPORTS = modules()
+
+
+def top(name: str) -> str:
+    """Return a dotted name's first part."""
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "may_import"),
+    [
+        ("protocol", {"protocol"}),
+        ("runtime", {"protocol", "runtime"}),
+        ("bmc_proxy", {"protocol", "runtime", "bmc_proxy"}),
+        ("vmi_agent", {"protocol", "runtime", "vmi_agent"}),
+    ],
+)
+def test_packages_import_no_stranger(package: str, may_import: set[str]) -> None:
+    """The two processes never import each other, and nobody below imports them."""
+    found = {top(each) for name, imported in IMPORTS.items() if top(name) == package for each in imported}
+
+    assert found & set(PACKAGES) <= may_import
+
+
+def test_protocol_imports_the_standard_library_only() -> None:
+    """The protocol stands on the standard library, and on nothing of it that does I/O or tells the time."""
+    found = {top(each) for name, imported in IMPORTS.items() if top(name) == "protocol" for each in imported}
+
+    assert found <= {*sys.stdlib_module_names, "protocol"}
+    assert not found & {"socket", "select", "selectors", "asyncio", "threading", "time", "datetime", "os", "random"}
+
+
+def test_twisted_stays_at_the_edges() -> None:
+    """Twisted is imported only where a reactor or its log is needed."""
+    found = {name for name, imported in IMPORTS.items() if "twisted" in map(top, imported)}
+
+    assert found == TWISTED_AT
+
+
+def test_proxy_knows_no_certificates() -> None:
+    """The proxy judges no certificate: it imports no X.509, no database, and nothing that makes keys."""
+    found = {top(each) for name, imported in IMPORTS.items() if top(name) == "bmc_proxy" for each in imported}
+
+    assert not found & {"cryptography", "OpenSSL", "sqlalchemy", "sqlite3"}
+
+
+def test_imports_have_no_cycle() -> None:
+    """No module is reached from itself."""
+    edges = {
+        name: {each for each in imported if each in IMPORTS and each != name} for name, imported in IMPORTS.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for each in edges[name]:
+                visit(each, (*path, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
