@@ -5,6 +5,7 @@ asked is known at any moment, so a request never waits for a connection.
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import Deferred, TimeoutError
@@ -21,6 +22,7 @@ from bmc_proxy.errors import (
     ExchangeError,
     RequestRefused,
 )
+from protocol.der import DerError, csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.events import AnswerReceived, Event, LateAnswer, PeerDraining, PeerFailed, PeerReady
 from protocol.liveness import Timeouts
@@ -218,6 +220,9 @@ class Agents:
         """Have a CSR signed by the connected agent with the fewest answers to give. Raises as `AgentLink.ask` does."""
         answer = await self._pick().ask(record)
         assert isinstance(answer, Signed)  # the connection lets no other answer through
+        if not _is_for(answer, record.csr):
+            _log.error("agent answered for another CSR", csr_sha256=sha256(record.csr).hexdigest())
+            raise AgentFailed
         return answer
 
     async def chain(self, record: GetChain) -> Chain:
@@ -239,6 +244,15 @@ async def chain_of(link: AgentLink, record: GetChain) -> Chain:
     answer = await link.ask(record)
     assert isinstance(answer, Chain)  # the connection lets no other answer through
     return answer
+
+
+def _is_for(signed: Signed, csr: bytes) -> bool:
+    """Return whether an answer names this CSR, and its leaf carries this CSR's subject and key, octet for octet."""
+    try:
+        same_leaf = leaf_subject_and_key(signed.chain[0]) == csr_subject_and_key(csr)
+    except DerError:
+        return False
+    return same_leaf and signed.csr_sha256 == sha256(csr).digest()
 
 
 def _as_exception(error: Error) -> ExchangeError:

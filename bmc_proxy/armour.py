@@ -58,6 +58,8 @@ def _decode(encoded: str) -> bytes:
         raise CsrMalformed("There is no CSR. Send a PKCS#10 request in PEM.")
     try:
         der = binascii.a2b_base64(packed, strict_mode=True)
+        if binascii.b2a_base64(der, newline=False).decode() != packed:
+            raise ValueError("bits after the last octet are not zero (RFC 4648, 3.5)")
     except ValueError as error:  # binascii.Error for bad base64, ValueError for characters outside ASCII
         text = "The CSR is neither PEM nor base64 of DER: a character is wrong or missing. Send it as openssl wrote it."
         raise CsrMalformed(text) from error

@@ -3,16 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 
-from twisted.logger import Logger
-
 from bmc_proxy.agent_client import AgentLink, Agents, chain_of
 from bmc_proxy.armour import csr_to_der, to_pem
-from bmc_proxy.errors import AgentFailed, AgentTimeout, AgentUnavailable
+from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
-from protocol.der import DerError, csr_subject_and_key, leaf_subject_and_key
-from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr, Signed
-
-_log = Logger()
+from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,6 @@ class Exchange:
             csr=der,
         )
         signed = await self._agents.sign(record)
-        _check_answer(signed, der)
         return [to_pem(certificate) for certificate in signed.chain]
 
     async def root(self) -> Root:
@@ -85,34 +79,19 @@ class Exchange:
         return Root(self._keep_root(chain.chain[-1]))
 
     async def learn_root(self, link: AgentLink) -> None:
-        """Ask an agent that has just connected for its root, so that it can be told when the agent is away."""
-        try:
-            chain = await chain_of(link, GetChain(self._deadline_ms))
-        except (AgentUnavailable, AgentTimeout, AgentFailed) as error:
-            _log.warn("root not learned", agent=link.name, reason=error.text)
-            return
+        """Ask an agent that has just connected for its root, so that it can be told when the agent is away.
+
+        Raises:
+            ExchangeError: it could not be asked.
+        """
+        chain = await chain_of(link, GetChain(self._deadline_ms))
         self._keep_root(chain.chain[-1])
 
     def _keep_root(self, der: bytes) -> str:
         pem = to_pem(der)
-        try:
-            self._roots.received(pem)
-        except OSError as error:
-            _log.error("root not stored", reason=error.strerror)
+        self._roots.received(pem)
         return pem
 
 
 def _key_octets(key: str | None) -> bytes:
     return hashlib.sha256(key.encode()).digest()[:16] if key else NO_IDEMPOTENCY_KEY
-
-
-def _check_answer(signed: Signed, csr: bytes) -> None:
-    """Refuse an answer to another CSR: it must name this one, and its leaf must carry this one's subject and key."""
-    try:
-        same_csr = signed.csr_sha256 == hashlib.sha256(csr).digest()
-        same_leaf = leaf_subject_and_key(signed.chain[0]) == csr_subject_and_key(csr)
-    except DerError:
-        same_leaf = False
-    if not (same_csr and same_leaf):
-        _log.error("agent answered for another CSR", csr_sha256=hashlib.sha256(csr).hexdigest())
-        raise AgentFailed

@@ -17,11 +17,16 @@ class RootCache:
     Args:
         state_dir: where `root.pem` is, or will be.
         now: seconds since 1970-01-01 UTC.
+        report: is told where the root could not be stored; it is then remembered in memory only.
+
+    Raises:
+        OSError, ValueError: the stored root cannot be read.
     """
 
-    def __init__(self, state_dir: Path, now: Callable[[], float]) -> None:
+    def __init__(self, state_dir: Path, now: Callable[[], float], report: Callable[[OSError], None]) -> None:
         self._path = state_dir / FILE_NAME
         self._now = now
+        self._report = report
         self._pem: str | None = None
         self._received_at = 0.0
         try:
@@ -38,16 +43,18 @@ class RootCache:
         return self._pem, max(0, int(self._now() - self._received_at))
 
     def received(self, pem: str) -> None:
-        """An agent presented this root just now. The file is written beside the old one and put in its place.
-
-        Raises:
-            OSError: it could not be stored; it is remembered in memory all the same.
-        """
+        """An agent presented this root just now."""
         changed = pem != self._pem
         self._pem, self._received_at = pem, self._now()
-        if not changed and self._path.exists():
+        try:
+            if changed or not self._path.exists():
+                self._write(pem)
             os.utime(self._path, (self._received_at, self._received_at))
-            return
+        except OSError as error:
+            self._report(error)
+
+    def _write(self, pem: str) -> None:
+        """Write the file beside the old one and put it in its place: it is the old root or the new one, whole."""
         descriptor, temporary = tempfile.mkstemp(prefix=".root-", dir=self._path.parent)
         try:
             with open(descriptor, "w", encoding="ascii") as file:

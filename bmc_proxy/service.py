@@ -6,9 +6,11 @@ from functools import partial
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bmc_proxy.agent_client import AgentLink, Agents
 from bmc_proxy.config import Config
+from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
@@ -56,7 +58,7 @@ class ProxyApplication:
         config = self._config
         self._lock = state_dir.claim(config.state_dir)
         try:
-            roots = RootCache(config.state_dir, time.time)
+            roots = RootCache(config.state_dir, time.time, _root_not_stored)
         except (OSError, ValueError) as error:
             raise StartError(
                 f"the stored root cannot be read: {error}. Remove it: the agent presents it anew."
@@ -81,4 +83,15 @@ class ProxyApplication:
     def _agent_ready(self, link: AgentLink) -> None:
         assert self._exchange is not None  # links start after it was made
         learning = Deferred.fromCoroutine(self._exchange.learn_root(link))
-        learning.addErrback(partial(_log.failure, "learning the root failed"))
+
+        def failed(failure: Failure) -> None:
+            if not isinstance(failure.value, ExchangeError):
+                _log.failure("learning the root failed", failure)
+            else:
+                _log.warn("root not learned", agent=link.name, reason=failure.getErrorMessage())
+
+        learning.addErrback(failed)
+
+
+def _root_not_stored(error: OSError) -> None:
+    _log.error("root not stored", reason=error.strerror)

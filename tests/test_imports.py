@@ -16,9 +16,7 @@ TWISTED_AT = {
     "runtime.transport",
     "bmc_proxy.agent_client",
     "bmc_proxy.cli",
-    "bmc_proxy.exchange",  # its log only
     "bmc_proxy.service",
-    "bmc_proxy.http.call",  # a type only
     "bmc_proxy.http.site",
     "vmi_agent.cli",
     "vmi_agent.server",

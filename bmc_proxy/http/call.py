@@ -4,8 +4,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
-
 from bmc_proxy.exchange import Requester
 
 
@@ -52,7 +50,7 @@ class Problem:
     in_body: bool = False
 
 
-Handler = Callable[[Call], Coroutine[Deferred[Any], Any, Reply]]
+Handler = Callable[[Call], Coroutine[Any, Any, Reply]]
 
 
 class Dialect(Protocol):

@@ -1,0 +1,83 @@
+"""The stored root: what is told, how old it is, and that the file is never half written."""
+
+from pathlib import Path
+
+import pytest
+
+from bmc_proxy.root_cache import FILE_NAME, RootCache
+
+ROOT, OTHER = "-----BEGIN first", "-----BEGIN second"
+
+
+class Setting:
+    """A clock and a list of reports."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_000.0
+        self.reports: list[OSError] = []
+
+    def open(self, state_dir: Path) -> RootCache:
+        """Open the cache."""
+        return RootCache(state_dir, lambda: self.now, self.reports.append)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    """Return a fresh setting."""
+    return Setting()
+
+
+def test_root_cache_is_empty_at_first(tmp_path: Path, setting: Setting) -> None:
+    """Before any agent presented a root there is none."""
+    assert setting.open(tmp_path).last() is None
+
+
+def test_root_cache_tells_the_age(tmp_path: Path, setting: Setting) -> None:
+    """The age counts whole seconds since an agent last presented the root, across a restart."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    setting.now += 61.5
+
+    assert cache.last() == (ROOT, 61)
+    assert setting.open(tmp_path).last() == (ROOT, 61)
+
+
+def test_root_cache_after_the_same_root_again(tmp_path: Path, setting: Setting) -> None:
+    """The same root, presented again, is young again."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    setting.now += 100
+    cache.received(ROOT)
+
+    assert setting.open(tmp_path).last() == (ROOT, 0)
+
+
+def test_root_cache_is_replaced_by_another_root(tmp_path: Path, setting: Setting) -> None:
+    """Another root takes the place of the first, and nothing else is left in the directory."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    cache.received(OTHER)
+
+    assert setting.open(tmp_path).last() == (OTHER, 0)
+    assert [entry.name for entry in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_root_cache_that_cannot_be_written(tmp_path: Path, setting: Setting) -> None:
+    """Where the file cannot be written, that is reported and the root is known all the same."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    (tmp_path / FILE_NAME).unlink()
+    tmp_path.rmdir()
+    cache.received(OTHER)
+
+    assert [type(report) for report in setting.reports] == [FileNotFoundError]
+    assert cache.last() == (OTHER, 0)
+
+
+def test_root_cache_on_a_clock_that_went_back(tmp_path: Path, setting: Setting) -> None:
+    """An age is never negative."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    setting.now -= 1000
+
+    assert cache.last() == (ROOT, 0)
