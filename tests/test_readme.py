@@ -1,0 +1,140 @@
+"""README is true: its commands, run as they stand but for ports and directories, do what it says."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from judges import assert_openssl_accepts, split_chain
+from processes import BIN
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [
+    re.sub("^    ", "", block, flags=re.MULTILINE) for block in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
+]
+PATIENCE_S = 40
+
+
+def block(beginning: str) -> str:
+    """Return README's one code block that begins so."""
+    [found] = [each for each in BLOCKS if each.startswith(beginning)]
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that were free a moment ago."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+@dataclass
+class Running:
+    """What `make run` runs, on other ports."""
+
+    process: subprocess.Popen[str]
+    directory: Path
+    agent_port: int
+    http_port: int
+
+    def sh(self, command: str) -> str:
+        """Run a command of README's in a shell, on these ports and directories; return what it printed."""
+        for written, meant in (
+            (":8080/", f":{self.http_port}/"),
+            ("/var/lib/vmi-agent", str(self.directory / "var" / "vmi-agent")),
+        ):
+            command = command.replace(written, meant)
+        environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        run = ["sh", "-ec", command]
+        return subprocess.run(
+            run, cwd=self.directory, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Run `deploy/run_local.py` with the arguments that the Makefile gives it, until the end of the test."""
+    agent_port, http_port = free_ports(2)
+    command = [sys.executable, str(ROOT / "deploy" / "run_local.py"), "--state-dir", "var"]
+    command += ["--agent-port", str(agent_port), "--http-port", str(http_port)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        yield Running(process, tmp_path, agent_port, http_port)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(PATIENCE_S)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_readme_ask_and_look_up(running: Running) -> None:
+    """The commands to ask for a certificate and to look it up give what README says."""
+    answer = json.loads(running.sh(block("openssl req")))
+    leaf, root = split_chain(answer["data"][0])
+
+    assert (answer["message"], answer["status"]) == ("200 OK", "ok")
+    assert_openssl_accepts(leaf + root, running.directory)
+    show, listing, one = block("vmi-agent ca show").splitlines()
+    assert running.sh(show).endswith(root)
+    [row] = json.loads(running.sh(listing))
+    assert running.sh(one.replace("SERIAL", row["serial"])).endswith(leaf)
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
+def test_make_run_stops(running: Running, with_signal: int) -> None:
+    """A signal stops both: status 0, and nobody listens any more."""
+    running.process.send_signal(with_signal)
+
+    assert running.process.wait(PATIENCE_S) == 0
+    for port in (running.agent_port, running.http_port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_make_run_uses_the_script_as_tested() -> None:
+    """`make -n run` shows the command that these tests run, with the ports that were given."""
+    command = ["make", "-n", "run", "HTTP_PORT=1", "AGENT_PORT=2", "STATE_DIR=var"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "deploy/run_local.py --state-dir var --agent-port 2 --http-port 1" in printed
+
+
+def test_readme_serve_commands_are_accepted(tmp_path: Path) -> None:
+    """The two commands to run the processes start them, but for directory and ports."""
+    agent, proxy = block("vmi-agent serve").splitlines()
+    for command, ports in ((agent, ["7700"]), (proxy, ["8080"])):
+        words = command.replace("/var/lib", str(tmp_path)).split()
+        for port in ports:
+            words = [word.replace(f"tcp:{port}:", "tcp:0:") for word in words]
+        process = subprocess.Popen([str(BIN / words[0]), *words[1:]], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if " ready " in line:
+                break
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0, "".join(lines)
+        process.stderr.close()
+
+
+def test_readme_make_targets_exist() -> None:
+    """Each make target that README names is in the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make (run|test|format|fuzz)\b", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
