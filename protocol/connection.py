@@ -213,8 +213,9 @@ class Connection:
         """
         if not self.closed and not self.draining:
             self.draining = True
-            self._send_record(0, Drain())
-            self._drain_ping = self._send_ping()
+            if self.peer is not None:
+                self._send_record(0, Drain())
+                self._drain_ping = self._send_ping()
 
     @property
     def drained(self) -> bool:

@@ -219,6 +219,16 @@ def test_drain_lasts_until_what_crossed_it_is_answered() -> None:
     assert agent.drained
 
 
+def test_drain_before_hello() -> None:
+    """Where the peer has not said HELLO nothing is sent: there is nothing to wait for."""
+    agent = connection(Role.AGENT)
+
+    agent.drain()
+
+    assert agent.data_to_send() == b""
+    assert agent.drained
+
+
 def test_drain_beside_a_ping_of_the_timer() -> None:
     """A PING that is still unanswered when the drain begins does not confuse it."""
     agent, asker = ready(Role.AGENT), ready(Role.ASKER)
