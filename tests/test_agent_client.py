@@ -13,7 +13,7 @@ from csrs import make_csr
 from octets import AGENT_HELLO, ASKER_HELLO, SIGN, encode, sent_records
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, serverFromString
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -27,6 +27,7 @@ from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.liveness import Timeouts
 from protocol.records import Cancel, Drain, Error, Ping, Pong
+from runtime.endpoints import server_endpoint
 from runtime.lifecycle import Reactor
 from runtime.transport import LAST_WORD_S
 from vmi_agent import authority
@@ -54,7 +55,7 @@ async def agent_server(state_dir: Path) -> AsyncIterator[tuple[AgentServer, ILis
     dispatch = Dispatch(ca, Issuing(ca, ledger, Profile(), Time()), fail_on_report)
     in_thread = partial(deferToThreadPool, reactor, pool)
     server = AgentServer(reactor, dispatch, lambda: AGENT_HELLO, in_thread, max_requests=100)
-    port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(server)
+    port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)
     try:
         yield server, port
     finally:

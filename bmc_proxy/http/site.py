@@ -52,6 +52,7 @@ class ExchangeRequest(Request):
         self._body = bytearray()
         self._discarded: int | None = None
         self._work: Deferred[None] | None = None
+        self.is_whole = False
 
     # While it comes in
 
@@ -76,6 +77,7 @@ class ExchangeRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is here whole. Replaces Twisted's own, which parses query and forms that nobody asks for."""
+        self.is_whole = True
         self.method, self.uri, self.clientproto = command, path, version
         self.path = path.partition(b"?")[0]
         if self._discarded is not None:
@@ -200,9 +202,9 @@ class ExchangeChannel(HTTPChannel):
         self.site.channel_lost(self)
 
     def drain(self) -> None:
-        """Close now where nothing is under way, else after the answer."""
+        """Close now where no whole request is under way, else after its answer."""
         self.persistent = False
-        if not self.requests:
+        if not any(request.is_whole for request in self.requests):
             self.loseConnection()
 
     def lineReceived(self, line: bytes) -> None:
