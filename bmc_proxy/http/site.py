@@ -96,24 +96,19 @@ class ExchangeRequest(Request):
         self.channel.persistent = False
         self.method, self.uri, self.clientproto = self.channel.request_line()
         self.path = self.uri.partition(b"?")[0]
-        problem = problems.body_too_large(BODY_LIMIT)
-        self._write(self._site.dialect_for(self.path).word(problem, self.request_id), problem.code)
+        self._tell(problems.body_too_large(BODY_LIMIT))
 
     # Once it is here
 
     async def _answer(self) -> None:
-        dialect = self._site.dialect_for(self.path)
         found = self._route()
         if isinstance(found, Problem):
-            problem: Problem | None = found
+            self._tell(found)
         else:
             try:
                 self._write(await found(self._call()), "ok")
-                problem = None
             except ExchangeError as error:
-                problem = problems.from_error(error)
-        if problem is not None:
-            self._write(dialect.word(problem, self.request_id), problem.code)
+                self._tell(problems.from_error(error))
         self.finish()
 
     def _route(self) -> Handler | Problem:
@@ -149,9 +144,11 @@ class ExchangeRequest(Request):
             return
         _log.failure("request failed", failure, request_id=self.request_id)
         if not self._disconnected and not self.startedWriting:
-            problem = problems.failed()
-            self._write(self._site.dialect_for(self.path).word(problem, self.request_id), problem.code)
+            self._tell(problems.failed())
             self.finish()
+
+    def _tell(self, problem: Problem) -> None:
+        self._write(self._site.dialect_for(self.path).word(problem, self.request_id), problem.code)
 
     def _write(self, reply: Reply, code: str) -> None:
         body = json.dumps(reply.body, separators=(",", ":"), ensure_ascii=False).encode()
