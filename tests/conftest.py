@@ -56,6 +56,12 @@ def log_watch() -> Iterator[LogWatch]:
         pytest.fail("logged during the test:\n" + "\n".join(errors), pytrace=False)
 
 
+def pytest_collection_finish() -> None:
+    """Leave all that is there by now out of the collections between tests, which then take no time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Turn a skip into a failure on CI: what is skipped there is tested nowhere."""

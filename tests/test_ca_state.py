@@ -3,11 +3,13 @@
 import os
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 from agents import START, Time, always, issuing, request
 from csrs import make_csr
+from sqlalchemy import event
 
 from runtime import state_dir
 from runtime.lifecycle import StartError
@@ -135,6 +137,51 @@ def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
 
         assert len(opened.issue(request(csr), always)) == 2
     assert len(list(ledger_rows.list_certificates(tmp_path))) == 2
+
+
+def test_ledger_commits_together_what_arrives_together(tmp_path: Path) -> None:
+    """Intents that pile up while a commit is under way share the next one."""
+    ledger = Ledger(tmp_path)
+    commits: list[object] = []
+    event.listen(ledger._engine, "commit", commits.append)
+    other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            recorded = [pool.submit(ledger.record_intent, make_intent(0))]
+            while not recorded[0].running() or ledger._jobs.qsize():
+                wait(recorded, timeout=0.01)
+            recorded += [pool.submit(ledger.record_intent, make_intent(number)) for number in range(1, 8)]
+            while ledger._jobs.qsize() < 7:
+                wait(recorded, timeout=0.01)
+            other.execute("ROLLBACK")
+    finally:
+        other.close()
+        ledger.close()
+
+    assert [each.result() for each in recorded] == [ledger_rows.Recorded()] * 8
+    assert len(commits) == 2
+
+
+def make_intent(number: int) -> ledger_rows.Intent:
+    """Return an intent that differs from every other."""
+    octets = number.to_bytes(32)
+    return ledger_rows.Intent(
+        serial=octets[-17:],
+        tbs=b"tbs",
+        root_generation=1,
+        profile="test",
+        user="hmc",
+        method="test",
+        address="test",
+        idempotency_key=bytes(16),
+        csr_sha256=octets,
+        key_sha256=octets,
+        subject="",
+        not_before=0,
+        not_after=0,
+        recorded_ms=0,
+    )
 
 
 def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:

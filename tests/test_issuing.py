@@ -352,7 +352,7 @@ def test_ledger_closes_off_what_a_dead_process_left(
 
 
 def test_issue_from_many_threads(open_issuing: Issuing, tmp_path: Path) -> None:
-    """Requests that arrive together are all issued, each for its own CSR, and share commits."""
+    """Requests that arrive together are all issued, each for its own CSR."""
     csrs = [make_csr() for _ in range(100)]
     with ThreadPoolExecutor(16) as pool:
         chains = list(pool.map(lambda csr: open_issuing.issue(request(csr), always), csrs))
