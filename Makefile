@@ -15,7 +15,7 @@ BIN = $(VENV)/bin
 .PHONY: run test lint format fuzz clean
 
 run: $(VENV)/.for-run
-	@exec $(BIN)/python deploy/run_local.py --state-dir $(STATE_DIR) --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT)
+	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT)
 
 test: lint
 	$(BIN)/python -m pytest

@@ -188,7 +188,8 @@ class AgentLink:
             self._channel = None
             if self._service.running:
                 _log.warn("agent lost", agent=self.name, reason=reason)
-                self._tell_first_failure()
+                # Not at once: the service hears of the loss after its channel does.
+                self.clock.callLater(0, self._tell_first_failure)
 
     def _tell_first_failure(self) -> None:
         """Say once, not at each attempt, that the agent is not there."""
@@ -218,10 +219,11 @@ class Agents:
 
     async def sign(self, record: SignCsr) -> Signed:
         """Have a CSR signed by the connected agent with the fewest answers to give. Raises as `AgentLink.ask` does."""
-        answer = await self._pick().ask(record)
+        link = self._pick()
+        answer = await link.ask(record)
         assert isinstance(answer, Signed)  # the connection lets no other answer through
         if not _is_for(answer, record.csr):
-            _log.error("agent answered for another CSR", csr_sha256=sha256(record.csr).hexdigest())
+            _log.error("agent answered for another CSR", agent=link.name, csr_sha256=sha256(record.csr).hexdigest())
             raise AgentFailed
         return answer
 

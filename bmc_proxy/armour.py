@@ -8,6 +8,7 @@ import binascii
 import re
 
 from bmc_proxy.errors import CsrMalformed, CsrTooLarge
+from protocol.der import children
 
 MAX_CSR_OCTETS = 16 * 1024
 
@@ -50,6 +51,16 @@ def to_pem(der: bytes) -> str:
     encoded = base64.b64encode(der).decode()
     lines = [encoded[at : at + _PEM_LINE_CHARACTERS] for at in range(0, len(encoded), _PEM_LINE_CHARACTERS)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+def is_certificate(pem: str) -> bool:
+    """Return whether a text is one certificate as `to_pem` writes it."""
+    encoded = "".join(pem.split("\n")[1:-2])
+    try:
+        der = base64.b64decode(encoded, validate=True)
+        return len(children(der)) == 3 and to_pem(der) == pem
+    except ValueError:  # DerError among them
+        return False
 
 
 def _decode(encoded: str) -> bytes:

@@ -15,6 +15,7 @@ settings = Settings("BMC_PROXY", "Where the last root is kept. Made where it is 
 
 
 @click.group()
+@click.version_option(package_name="vmi-certificate-exchange")
 def main() -> None:
     """The HTTP side of the VMI certificate exchange, on the BMC.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.endpoints import is_local
+from runtime.endpoints import LOCAL_ENDPOINTS, is_local, is_local_peer
 from runtime.lifecycle import ConfigError
 
 
@@ -13,7 +13,7 @@ class Config:
 
     Attributes:
         state_dir: the last root received, and a lock.
-        agents: Twisted client endpoint descriptions.
+        agents: Twisted client endpoint descriptions; on this machine only, as long as the channel is not authenticated.
         http: server endpoint description of the plain listener; loopback or unix socket only, as long as there are no
             accounts.
         anonymous_loopback: the plain listener answers without login.
@@ -32,12 +32,18 @@ class Config:
     def __post_init__(self) -> None:
         if not self.agents:
             raise ConfigError("no agent: give at least one --agent ENDPOINT, such as tcp:127.0.0.1:7700")
+        for description in self.agents:
+            if not is_local_peer(description):
+                raise ConfigError(
+                    f"--agent {description!r} is refused: the channel is not authenticated, so the agent must be on"
+                    " this machine. Accepted: tcp:127.0.0.1:PORT or unix:PATH."
+                )
         if self.http is None:
             raise ConfigError("no listener: give --http ENDPOINT, such as tcp:8080:interface=127.0.0.1")
         if not is_local(self.http):
             raise ConfigError(
                 f"--http {self.http!r} is refused: there is no access control yet, so only loopback and unix sockets"
-                " are served. Accepted: tcp:PORT:interface=127.0.0.1 or unix:PATH."
+                f" are served. Accepted: {LOCAL_ENDPOINTS}."
             )
         if not self.anonymous_loopback:
             raise ConfigError(

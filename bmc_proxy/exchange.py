@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from bmc_proxy.agent_client import AgentLink, Agents, chain_of
-from bmc_proxy.armour import csr_to_der, to_pem
+from bmc_proxy.armour import to_pem
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
 from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr
@@ -12,7 +12,7 @@ from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks: the account, how it is known, and where the request came from."""
+    """Who asks: the account, how it is known, and where the request came from; at most 256 octets each."""
 
     user: str
     method: str
@@ -41,17 +41,16 @@ class Exchange:
         self._roots = roots
         self._deadline_ms = int(deadline_s * 1000)
 
-    async def sign_csr(self, csr: str, requester: Requester, idempotency_key: str | None) -> list[str]:
+    async def sign_csr(self, der: bytes, requester: Requester, idempotency_key: str | None) -> list[str]:
         """Return the chain for a CSR, each certificate in PEM: leaf, issuing CA if there is one, root.
 
         Args:
-            csr: what the requester sent; see `armour.csr_to_der`.
+            der: the CSR.
             idempotency_key: the requester's own; the same one gets the same certificate.
 
         Raises:
             ExchangeError: any of its family.
         """
-        der = csr_to_der(csr)
         record = SignCsr(
             deadline_ms=self._deadline_ms,
             idempotency_key=_key_octets(idempotency_key),

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bmc_proxy.armour import is_certificate
+
 FILE_NAME = "root.pem"
 
 
@@ -17,24 +19,29 @@ class RootCache:
     Args:
         state_dir: where `root.pem` is, or will be.
         now: seconds since 1970-01-01 UTC.
-        report: is told where the root could not be stored; it is then remembered in memory only.
-
-    Raises:
-        OSError, ValueError: the stored root cannot be read.
+        report: is told, once until it works again, why the root cannot be stored or read. A root that cannot be stored
+            is remembered in memory, one that cannot be read is as good as none: the next agent presents it anew.
     """
 
-    def __init__(self, state_dir: Path, now: Callable[[], float], report: Callable[[OSError], None]) -> None:
+    def __init__(self, state_dir: Path, now: Callable[[], float], report: Callable[[str], None]) -> None:
         self._path = state_dir / FILE_NAME
         self._now = now
         self._report = report
         self._pem: str | None = None
         self._received_at = 0.0
+        self._reported = False
         try:
             with open(self._path, encoding="ascii") as file:
-                self._pem = file.read()
-                self._received_at = os.fstat(file.fileno()).st_mtime
+                stored, received_at = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
-            pass
+            return
+        except (OSError, ValueError) as error:
+            report(f"{self._path}: {error}")
+            return
+        if is_certificate(stored):
+            self._pem, self._received_at = stored, received_at
+        else:
+            report(f"{self._path} is not a certificate in PEM")
 
     def last(self) -> tuple[str, int] | None:
         """Return the root in PEM and its age in whole seconds; None where no agent ever presented one."""
@@ -50,8 +57,11 @@ class RootCache:
             if changed or not self._path.exists():
                 self._write(pem)
             os.utime(self._path, (self._received_at, self._received_at))
+            self._reported = False
         except OSError as error:
-            self._report(error)
+            if not self._reported:
+                self._report(f"{self._path}: {error.strerror}")
+            self._reported = True
 
     def _write(self, pem: str) -> None:
         """Write the file beside the old one and put it in its place: it is the old root or the new one, whole."""

@@ -18,8 +18,8 @@ from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.root_cache import RootCache
 from protocol.records import Role
 from runtime import state_dir
-from runtime.endpoints import client_endpoint, describe, server_endpoint
-from runtime.lifecycle import DRAIN_S, Reactor, StartError, within
+from runtime.endpoints import client_endpoint, describe, listen_locally, server_endpoint
+from runtime.lifecycle import DRAIN_S, Reactor, within
 from runtime.transport import make_hello, new_boot_id
 
 _log = Logger()
@@ -57,15 +57,11 @@ class ProxyApplication:
         """Open the state directory, listen, and begin to connect to the agents."""
         config = self._config
         self._lock = state_dir.claim(config.state_dir)
-        try:
-            roots = RootCache(config.state_dir, time.time, _root_not_stored)
-        except (OSError, ValueError) as error:
-            raise StartError(
-                f"the stored root cannot be read: {error}. Remove it: the agent presents it anew."
-            ) from error
+        roots = RootCache(config.state_dir, time.time, _root_cache_failed)
         self._exchange = Exchange(self._agents, roots, config.deadline_s)
         self._site = ExchangeSite(self._reactor, [Phosphor(self._exchange), Ibm(self._exchange)])
-        self._ports.append(await self._http.listen(self._site))
+        assert config.http is not None  # Config refuses it
+        self._ports.append(await listen_locally(self._http, self._site, config.http))
         self._agents.start()
         _log.warn("no access control yet: whoever reaches the loopback listener may sign")
         return {"http": describe(self._ports[0].getHost()), "agents": list(config.agents)}
@@ -93,5 +89,5 @@ class ProxyApplication:
         learning.addErrback(failed)
 
 
-def _root_not_stored(error: OSError) -> None:
-    _log.error("root not stored", reason=error.strerror)
+def _root_cache_failed(reason: str) -> None:
+    _log.warn("stored root not usable", reason=reason)

@@ -30,6 +30,10 @@ Ctrl-C stops both.
 """
 
 
+# No proxy for loopback, whatever the environment says.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 class _Stopped(Exception):
     """A signal asked to stop."""
 
@@ -54,7 +58,7 @@ def _listens(port: int) -> bool:
 def _root_comes_from_the_agent(port: int) -> bool:
     root = f"http://127.0.0.1:{port}/ibm/v1/Host/Certificate/root"
     try:
-        with urllib.request.urlopen(root, timeout=5) as answer:  # a fixed scheme
+        with _OPENER.open(root, timeout=5) as answer:
             return "Age" not in answer.headers
     except OSError:
         return False
@@ -86,6 +90,10 @@ def main() -> int:
     agent = ["--state-dir", str(options.state_dir / "vmi-agent"), "--listen", f"tcp:{agent_port}:interface=127.0.0.1"]
     proxy = ["--state-dir", str(options.state_dir / "bmc-proxy"), "--agent", f"tcp:127.0.0.1:{agent_port}"]
     proxy += ["--http", f"tcp:{http_port}:interface=127.0.0.1", "--anonymous-loopback"]
+    for port, name in ((agent_port, "AGENT_PORT"), (http_port, "HTTP_PORT")):
+        if _listens(port):
+            print(f"Port {port} is taken. Choose another: make run {name}=…", file=sys.stderr)
+            return 1
     processes: list[subprocess.Popen[bytes]] = []
     asked_to_stop = False
     try:
@@ -98,6 +106,9 @@ def main() -> int:
                     time.sleep(POLL_S)
     except _Stopped:
         asked_to_stop = True
+    for process in processes:
+        if process.poll() is not None:
+            print(f"{Path(str(process.args[0])).name} ended with status {process.returncode}.", file=sys.stderr)  # type: ignore[index]
     # A second signal does not stop the stopping.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

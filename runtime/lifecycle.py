@@ -3,7 +3,6 @@
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -52,7 +51,7 @@ def run(reactor: Reactor, application: Application) -> int:
     def failed(failure: Failure) -> None:
         nonlocal status
         status = 1
-        if isinstance(failure.value, (StartError, CannotListenError)):
+        if isinstance(failure.value, StartError):
             _log.error("cannot start", reason=failure.getErrorMessage())
         else:
             _log.failure("cannot start", failure)

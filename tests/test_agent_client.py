@@ -40,7 +40,7 @@ from vmi_agent.server import AgentServer
 reactor = cast(Reactor, the_reactor)
 
 
-def fail_on_report(error: BaseException) -> None:
+def fail_on_report(error: BaseException, _csr_sha256: bytes) -> None:
     """A failure inside the agent is one of the test's."""
     raise AssertionError(error)
 

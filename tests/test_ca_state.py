@@ -135,7 +135,7 @@ def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
         other.execute("ROLLBACK")
         other.close()
 
-        assert len(opened.issue(request(csr), always)) == 2
+        assert len(opened.issue(request(csr), always).chain) == 2
     assert len(list(ledger_rows.list_certificates(tmp_path))) == 2
 
 
@@ -143,7 +143,7 @@ def test_ledger_commits_together_what_arrives_together(tmp_path: Path) -> None:
     """Intents that pile up while a commit is under way share the next one."""
     ledger = Ledger(tmp_path)
     commits: list[object] = []
-    event.listen(ledger._engine, "commit", commits.append)
+    event.listen(ledger._engine, "commit", lambda connection: commits.append(connection))
     other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -184,6 +184,21 @@ def make_intent(number: int) -> ledger_rows.Intent:
     )
 
 
+@pytest.mark.parametrize("instead", ["nothing", "another file"])
+def test_ledger_that_is_replaced_under_the_agent(tmp_path: Path, instead: str) -> None:
+    """Where the file is gone, or another one in its place, nothing is issued into what nobody can read."""
+    path = tmp_path / ledger_rows.FILE_NAME
+    with issuing(tmp_path, Time()) as (opened, _):
+        path.rename(tmp_path / "moved")
+        if instead == "another file":
+            path.touch()
+        with pytest.raises(LedgerUnavailable, match=r"ledger\.sqlite"):
+            opened.issue(request(make_csr()), always)
+        path.unlink(missing_ok=True)
+        (tmp_path / "moved").rename(path)
+        assert len(opened.issue(request(make_csr()), always).chain) == 2
+
+
 def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
     """What a ledger error says holds neither the statement nor its parameters."""
     with issuing(tmp_path, Time()) as (opened, _):
@@ -197,7 +212,7 @@ def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
 
 def test_ledger_is_durable(tmp_path: Path) -> None:
     """Write-ahead log, and a sync with every commit."""
-    engine = ledger_rows.open_ledger(tmp_path / ledger_rows.FILE_NAME)
+    engine = ledger_rows.open_ledger(tmp_path / ledger_rows.FILE_NAME, for_writing=True)
     with engine.connect() as connection:
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     engine.dispose()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def test_help_has_an_example(command: tuple[str, ...]) -> None:
         (("vmi-agent", "serve", "--listen", "tcp:7700:interface=0.0.0.0"), "'tcp:7700:interface=0.0.0.0'"),
         (("vmi-agent", "serve", "--listen", "tcp:7700:interface=localhost"), "127.0.0.1"),
         (("vmi-agent", "serve", "--listen", "tcp:x:interface=127.0.0.1"), "'tcp:x:interface=127.0.0.1'"),
+        (("vmi-agent", "serve", "--listen", r"tcp:0:interface=127.0.0.1:inter\face=0.0.0.0"), "is refused"),
+        (("vmi-agent", "serve", "--listen", "tcp:65536:interface=127.0.0.1"), "not in 0 to 65535"),
         ((*AGENT, "--window", "0"), "1<=x<=4096"),
         ((*AGENT, "--window", "many"), "many"),
         ((*AGENT, "--log-format", "xml"), "'text', 'json'"),
@@ -48,6 +51,8 @@ def test_help_has_an_example(command: tuple[str, ...]) -> None:
         ((*PROXY, "--http", "tcp:8080"), "'tcp:8080'"),
         ((*PROXY, "--http", "tcp:8080:interface=\\:\\:"), "loopback"),
         ((*PROXY, "--agent", "tcp:127.0.0.1"), "'tcp:127.0.0.1'"),
+        ((*PROXY, "--agent", "tcp:192.0.2.1:7700"), "'tcp:192.0.2.1:7700' is refused"),
+        ((*PROXY, "--agent", "tcp:127.0.0.1:99999"), "not in 0 to 65535"),
         ((*PROXY, "--deadline-s", "0"), "1<=x<=300"),
         (("vmi-agent", "ca", "init", "--key-type", "dsa"), "'p256', 'p384'"),
     ],
@@ -162,6 +167,65 @@ def test_serve_on_a_port_that_is_taken(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot start" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_serve_without_the_ledger_of_its_ca(tmp_path: Path) -> None:
+    """A CA whose ledger is gone is not served, and what the message offers works."""
+    state = ["--state-dir", str(tmp_path)]
+    assert run("vmi-agent", "ca", "init", *state).returncode == 0
+    ledger = tmp_path / "ledger.sqlite"
+    ledger.unlink()
+    with start_agent(tmp_path) as agent:
+        assert f"touch {ledger}" in agent.wait_for("cannot start")["reason"]
+        assert agent.wait() == 1
+
+    ledger.touch()
+    with start_agent(tmp_path) as agent:
+        agent.wait_for("ready")
+
+
+def test_serve_makes_the_ca_that_is_asked_for(tmp_path: Path) -> None:
+    """`serve` takes the key type, from wherever settings come."""
+    config = tmp_path / "agent.toml"
+    config.write_text('key_type = "p256"\n')
+    with start_agent(tmp_path / "state", 0, "--config", str(config)) as agent:
+        assert agent.wait_for("CA made")["key_type"] == "p256"
+
+
+def test_unix_socket_is_private_and_comes_back(tmp_path: Path) -> None:
+    """A unix socket is 0600; one that a killed process left is replaced, one that is in use is not."""
+    channel = tmp_path / "a.sock"
+    command = ["vmi-agent", "serve", "--listen", f"unix:{channel}", "--state-dir"]
+    for _ in range(2):
+        with Process(*command, str(tmp_path / "state")) as agent:
+            agent.wait_for("ready")
+            assert channel.stat().st_mode & 0o777 == 0o600
+            with Process(*command, str(tmp_path / "other")) as second:
+                assert f"cannot listen on unix:{channel}" in second.wait_for("cannot start")["reason"]
+                assert second.wait() == 1
+            assert channel.exists()
+            agent.stop(signal.SIGKILL)
+
+
+def test_unix_socket_in_no_directory(tmp_path: Path) -> None:
+    """Where the socket cannot be made that is told in one line."""
+    with Process("vmi-agent", "serve", "--state-dir", str(tmp_path), "--listen", "unix:/nonexistent/a.sock") as agent:
+        assert "/nonexistent/a.sock" in agent.wait_for("cannot start")["reason"]
+        assert agent.wait() == 1
+
+
+def test_ca_show_needs_no_key(tmp_path: Path) -> None:
+    """The trust anchor is public: it is shown whatever became of the key."""
+    assert run("vmi-agent", "ca", "init", "--state-dir", str(tmp_path)).returncode == 0
+    (tmp_path / "ca" / "1" / "key.pem").unlink()
+
+    assert "BEGIN CERTIFICATE" in run("vmi-agent", "ca", "show", "--state-dir", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize("program", ["vmi-agent", "bmc-proxy"])
+def test_version(program: str) -> None:
+    """Both programs tell their version."""
+    assert run(program, "--version").stdout.startswith(f"{program}, version ")
 
 
 def test_certs_list_without_a_ledger(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exchange between real processes, with curl as the HMC and openssl as the judge."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -163,6 +164,20 @@ def test_sign_csr_again_gives_the_same_certificate(pair: Pair) -> None:
     assert chain_in(answers[0]) == chain_in(answers[1])
 
 
+def test_logs_of_both_processes_can_be_joined(pair: Pair) -> None:
+    """The CSR's hash leads from the HTTP request id to the agent's line, which has the serial number."""
+    csr = make_csr()
+    body = json.dumps({"data": [pem(csr)]})
+    answers = [post(pair.url + SIGN_CSR, body) for _ in range(2)]
+    csr_sha256 = hashlib.sha256(csr).hexdigest()
+    leaf = x509.load_pem_x509_certificate(split_chain(chain_in(answers[0]))[0].encode())
+
+    for answer, word in zip(answers, ("signed", "signed before"), strict=True):
+        request_id = answer.headers["x-request-id"]
+        assert pair.proxy.wait_for("request", request_id=request_id)["csr_sha256"] == csr_sha256
+        assert pair.agent.wait_for(word, csr_sha256=csr_sha256)["serial"] == f"{leaf.serial_number:034x}"
+
+
 def test_answers_carry_the_fixed_headers(pair: Pair) -> None:
     """Every answer says that it is JSON, not to be kept and not to be guessed at, and nothing about the server."""
     for answer in (curl(pair.url + IBM_ROOT), curl(pair.url + "/nothing")):
@@ -298,6 +313,7 @@ def test_agent_away_and_back(tmp_path: Path) -> None:
         assert pair.agent.stop() == 0
         pair.proxy.wait_for("agent lost")
 
+        pair.proxy.wait_for("agent not there, trying on")
         away = post(pair.url + SIGN_CSR, body)
         away_ibm = post(pair.url + IBM_SIGN_CSR, body)
         kept = curl(pair.url + IBM_ROOT)
@@ -391,6 +407,7 @@ def test_certificates_are_listed_and_shown(pair: Pair, tmp_path: Path) -> None:
     assert as_text.endswith(leaf)
     assert ca["certificate"] == root
     assert serial in run("vmi-agent", "certs", "list", *state).stdout
+    assert run("vmi-agent", "certs", "show", serial.lstrip("0"), *state).returncode == 0
     unknown = run("vmi-agent", "certs", "show", "00", *state)
     assert (unknown.returncode, unknown.stderr) == (
         1,

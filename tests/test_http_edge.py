@@ -57,6 +57,9 @@ def answers_in(octets: bytes) -> list[tuple[int, bytes]]:
         POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: " + b"1" * 5000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        GET + b"Host: another\r\n" + CLOSE + b"\r\n",
         POST + b"Content-Length: 1x\r\n\r\n",
         POST + b"Transfer-Encoding: gzip\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
@@ -132,6 +135,22 @@ def test_idempotency_key_that_is_none(pair: Pair, route: str, key: str) -> None:
     assert refused.status == 400
     assert "http.bad_idempotency_key" in refused.body
     assert taken.status == 200
+
+
+def test_absolute_form(pair: Pair) -> None:
+    """A request target in absolute form is understood, as RFC 9112 demands."""
+    target = b"http://bmc:8080" + IBM_ROOT.encode()
+
+    [(status, _)] = talk(pair, b"GET " + target + b" HTTP/1.1\r\nHost: bmc\r\n" + CLOSE + b"\r\n")
+
+    assert status == 200
+
+
+def test_many_short_headers(pair: Pair) -> None:
+    """Only the header's size is limited, not how many there are."""
+    [(status, _)] = talk(pair, GET + b"X:\r\n" * 1000 + CLOSE + b"\r\n")
+
+    assert status == 200
 
 
 def test_path_of_no_route(pair: Pair) -> None:

@@ -61,7 +61,7 @@ def rows(state_dir: Path) -> list[Any]:
 def test_issue_under_each_ca_key(ca_key: str, tmp_path: Path, time: Time) -> None:
     """A leaf under each kind of CA key verifies, has every field as it should, and so has its root."""
     with issuing(tmp_path, time, key_type=ca_key) as (opened, ca):
-        chain = opened.issue(request(make_csr(key="rsa2048")), always)
+        chain = opened.issue(request(make_csr(key="rsa2048")), always).chain
 
     leaf = x509.load_der_x509_certificate(chain[0])
     assert len(chain) == 2
@@ -77,7 +77,7 @@ def test_issue_for_each_csr_key(key: str, tmp_path: Path, time: Time) -> None:
     """A CSR that openssl made with each kind of key comes back with its subject, in order, and its key."""
     csr = openssl_csr(tmp_path, key)
     with issuing(tmp_path, time) as (opened, ca):
-        chain = opened.issue(request(der_of(csr)), always)
+        chain = opened.issue(request(der_of(csr)), always).chain
 
     text = to_pem(chain)
     leaf = split_chain(text)[0]
@@ -104,7 +104,7 @@ def test_issue_keeps_the_subjects_string_types(string_mask: str, tmp_path: Path,
     """The subject is the CSR's, octet for octet, whatever string types it is written in."""
     csr = csr_with_strings(string_mask, tmp_path)
 
-    chain = open_issuing.issue(request(csr), always)
+    chain = open_issuing.issue(request(csr), always).chain
 
     assert der.leaf_subject_and_key(chain[0]) == der.csr_subject_and_key(csr)
 
@@ -120,7 +120,7 @@ def test_issue_copies_the_names(open_issuing: Issuing) -> None:
     """Alternative names that the profile allows are in the leaf, and not critical."""
     names = x509.SubjectAlternativeName([x509.DNSName("hmc1.example.com"), x509.RFC822Name("hmc@example.com")])
 
-    chain = open_issuing.issue(request(make_csr(names)), always)
+    chain = open_issuing.issue(request(make_csr(names)), always).chain
 
     leaf, root = (x509.load_der_x509_certificate(each) for each in chain)
     extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -130,7 +130,7 @@ def test_issue_copies_the_names(open_issuing: Issuing) -> None:
 
 def test_issue_dates(open_issuing: Issuing) -> None:
     """notBefore lies five minutes back; the validity is 365 days, its last second included."""
-    chain = open_issuing.issue(request(make_csr()), always)
+    chain = open_issuing.issue(request(make_csr()), always).chain
 
     leaf = x509.load_der_x509_certificate(chain[0])
     assert leaf.not_valid_before_utc == START - timedelta(minutes=5)
@@ -142,7 +142,7 @@ def test_issue_across_2050(year: int, tmp_path: Path, time: Time) -> None:
     """UTCTime through 2049 and GeneralizedTime from 2050, which openssl -x509_strict insists on."""
     time.now = START.replace(year=year, month=1, day=1)
     with issuing(tmp_path, time) as (opened, _):
-        chain = opened.issue(request(make_csr()), always)
+        chain = opened.issue(request(make_csr()), always).chain
 
     leaf = x509.load_der_x509_certificate(chain[0])
     assert leaf.not_valid_before_utc == time.now - timedelta(minutes=5)
@@ -157,7 +157,7 @@ def test_issue_near_the_end_of_the_root(tmp_path: Path, time: Time) -> None:
     """A leaf never outlives its issuer."""
     with issuing(tmp_path, time) as (opened, ca):
         time.now = ca.root.not_valid_after_utc - timedelta(days=1)
-        leaf = x509.load_der_x509_certificate(opened.issue(request(make_csr()), always)[0])
+        leaf = x509.load_der_x509_certificate(opened.issue(request(make_csr()), always).chain[0])
 
     assert leaf.not_valid_after_utc == ca.root.not_valid_after_utc
 
@@ -167,7 +167,7 @@ def test_issue_gives_each_leaf_its_own_serial(open_issuing: Issuing) -> None:
     users = [f"hmc{number}" for number in range(50)]
     csr = make_csr()
 
-    leaves = [open_issuing.issue(request(csr, user=user), always)[0] for user in users]
+    leaves = [open_issuing.issue(request(csr, user=user), always).chain[0] for user in users]
 
     assert len({x509.load_der_x509_certificate(leaf).serial_number for leaf in leaves}) == len(users)
 
@@ -177,7 +177,7 @@ def test_issue_gives_each_leaf_its_own_serial(open_issuing: Issuing) -> None:
 
 def test_issue_records_what_was_signed(tmp_path: Path, open_issuing: Issuing) -> None:
     """The row holds requester, CSR hash, the signed TBS octet for octet, and the signature."""
-    chain = open_issuing.issue(request(make_csr()), always)
+    chain = open_issuing.issue(request(make_csr()), always).chain
 
     [row] = rows(tmp_path)
     leaf = x509.load_der_x509_certificate(chain[0])
@@ -223,7 +223,7 @@ def test_issue_records_the_intent_before_the_key_is_used(watched: tuple[Issuing,
     """When the key is asked to sign, the very TBS stands in the ledger as pending, for any process to see."""
     opened, custody = watched
 
-    chain = opened.issue(request(make_csr()), always)
+    chain = opened.issue(request(make_csr()), always).chain
 
     assert custody.seen == [("pending", custody.asked_for[0])]
     assert x509.load_der_x509_certificate(chain[0]).tbs_certificate_bytes == custody.asked_for[0]
@@ -268,39 +268,39 @@ def test_issue_that_is_refused_records_nothing(open_issuing: Issuing, tmp_path: 
 def test_issue_again_within_ten_minutes(open_issuing: Issuing, time: Time, minutes: float, same: bool) -> None:
     """The same requester and CSR get the same certificate for ten minutes, and a new one then."""
     csr = make_csr()
-    first = open_issuing.issue(request(csr), always)
+    first = open_issuing.issue(request(csr), always).chain
     time.advance(minutes=minutes)
 
-    assert (open_issuing.issue(request(csr), always) == first) is same
+    assert (open_issuing.issue(request(csr), always).chain == first) is same
 
 
 def test_issue_for_another_requester(open_issuing: Issuing) -> None:
     """The same CSR of another requester, or another CSR of the same one, is another question."""
     csr = make_csr()
-    first = open_issuing.issue(request(csr), always)
+    first = open_issuing.issue(request(csr), always).chain
 
-    assert open_issuing.issue(request(csr, user="hmc2"), always) != first
-    assert open_issuing.issue(request(make_csr()), always) != first
+    assert open_issuing.issue(request(csr, user="hmc2"), always).chain != first
+    assert open_issuing.issue(request(make_csr()), always).chain != first
 
 
 def test_issue_again_with_the_same_key(open_issuing: Issuing, time: Time) -> None:
     """The same idempotency key gets the same certificate at any later time, but only for the same requester."""
     csr, key = make_csr(), b"k" * 16
-    first = open_issuing.issue(request(csr, key=key), always)
+    first = open_issuing.issue(request(csr, key=key), always).chain
     time.advance(days=30)
 
-    assert open_issuing.issue(request(csr, key=key), always) == first
-    assert open_issuing.issue(request(csr, key=key, user="hmc2"), always) != first
+    assert open_issuing.issue(request(csr, key=key), always).chain == first
+    assert open_issuing.issue(request(csr, key=key, user="hmc2"), always).chain != first
 
 
 def test_issue_again_learns_a_new_key(open_issuing: Issuing, time: Time) -> None:
     """A repetition that brings a key for the first time gets the same certificate, and later gets it by the key."""
     csr, key = make_csr(), b"k" * 16
-    first = open_issuing.issue(request(csr), always)
-    assert open_issuing.issue(request(csr, key=key), always) == first
+    first = open_issuing.issue(request(csr), always).chain
+    assert open_issuing.issue(request(csr, key=key), always).chain == first
     time.advance(days=30)
 
-    assert open_issuing.issue(request(csr, key=key), always) == first
+    assert open_issuing.issue(request(csr, key=key), always).chain == first
 
 
 def test_issue_with_a_used_key_for_another_csr(open_issuing: Issuing, tmp_path: Path) -> None:
@@ -317,23 +317,23 @@ def test_issue_again_after_a_restart(tmp_path: Path, time: Time) -> None:
     """Repetitions are recognised across a restart, by CSR and by key."""
     csr, key = make_csr(), b"k" * 16
     with issuing(tmp_path, time) as (opened, _):
-        first = opened.issue(request(csr, key=key), always)
+        first = opened.issue(request(csr, key=key), always).chain
     with issuing(tmp_path, time) as (opened, _):
-        assert opened.issue(request(csr), always) == first
-        assert opened.issue(request(csr, key=key), always) == first
+        assert opened.issue(request(csr), always).chain == first
+        assert opened.issue(request(csr, key=key), always).chain == first
 
 
 def test_issue_again_after_the_root_changed(tmp_path: Path, time: Time) -> None:
     """Under a new root a repetition gets a new certificate, which verifies under that root."""
     csr, key = make_csr(), b"k" * 16
     with issuing(tmp_path, time) as (opened, _):
-        first = opened.issue(request(csr, key=key), always)
+        first = opened.issue(request(csr, key=key), always).chain
     authority.create(tmp_path, "p256", time())
     with issuing(tmp_path, time) as (opened, ca):
-        second = opened.issue(request(csr, key=key), always)
+        second = opened.issue(request(csr, key=key), always).chain
         x509.load_der_x509_certificate(second[0]).verify_directly_issued_by(ca.root)
         assert second != first
-        assert opened.issue(request(csr, key=key), always) == second
+        assert opened.issue(request(csr, key=key), always).chain == second
 
 
 def test_ledger_closes_off_what_a_dead_process_left(
@@ -355,7 +355,7 @@ def test_issue_from_many_threads(open_issuing: Issuing, tmp_path: Path) -> None:
     """Requests that arrive together are all issued, each for its own CSR."""
     csrs = [make_csr() for _ in range(100)]
     with ThreadPoolExecutor(16) as pool:
-        chains = list(pool.map(lambda csr: open_issuing.issue(request(csr), always), csrs))
+        chains = list(pool.map(lambda csr: open_issuing.issue(request(csr), always).chain, csrs))
 
     expected = [der.csr_subject_and_key(csr) for csr in csrs]
     assert [der.leaf_subject_and_key(chain[0]) for chain in chains] == expected
@@ -365,6 +365,6 @@ def test_issue_from_many_threads(open_issuing: Issuing, tmp_path: Path) -> None:
 def test_profile_decides_the_validity(tmp_path: Path, time: Time) -> None:
     """Another profile, another validity."""
     with issuing(tmp_path, time, profile=Profile(validity=timedelta(days=1))) as (opened, _):
-        leaf = x509.load_der_x509_certificate(opened.issue(request(make_csr()), always)[0])
+        leaf = x509.load_der_x509_certificate(opened.issue(request(make_csr()), always).chain[0])
 
     assert leaf.not_valid_after_utc == START - timedelta(minutes=5, seconds=1) + timedelta(days=1)

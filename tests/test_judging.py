@@ -16,13 +16,15 @@ from vmi_agent.csr import MAX_CSR_OCTETS, check_possession, parse
 from vmi_agent.errors import Refused
 from vmi_agent.profile import Approved, Profile, approve
 
+CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VMI Root CA")])
+
 
 def judge(csr: bytes) -> Approved:
     """Judge a CSR in the order in which issuing does."""
     parsed = parse(csr)
     key_policy.check(parsed)
     check_possession(parsed)
-    return approve(parsed, Profile())
+    return approve(parsed, Profile(), CA_NAME.public_bytes())
 
 
 def code_for(csr: bytes) -> str:
@@ -131,6 +133,22 @@ REFUSED = {
     "empty subject": (make_csr(subject=x509.Name([])), "CSR_POLICY"),
     "NUL in the common name": (make_csr(subject=subject("hmc1\0.evil.example")), "CSR_POLICY"),
     "line break in the common name": (make_csr(subject=subject("hmc1\nroot")), "CSR_POLICY"),
+    "C1 control in the common name": (make_csr(subject=subject("hmc1\x9b31m")), "CSR_POLICY"),
+    "change of direction in the common name": (make_csr(subject=subject("hmc\u202e1")), "CSR_POLICY"),
+    "line separator in the common name": (make_csr(subject=subject("hmc1\u2028root")), "CSR_POLICY"),
+    "blank common name": (make_csr(subject=subject("  ")), "CSR_POLICY"),
+    "the CA's own subject": (make_csr(subject=CA_NAME), "CSR_POLICY"),
+    "no alternative name in the extension": (
+        make_csr(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x00")),
+        "CSR_POLICY",
+    ),
+    "e-mail address with a line break": (named(x509.RFC822Name("a\n@b.example")), "CSR_POLICY"),
+    "e-mail address with NUL": (named(x509.RFC822Name("a\0@b.example")), "CSR_POLICY"),
+    "empty e-mail address": (
+        make_csr(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x02\x81\x00")),
+        "CSR_POLICY",
+    ),
+    "SHA-224": (make_csr(key="rsa2048", hash_algorithm=hashes.SHA224()), "CSR_BAD_SIGNATURE"),
     "an unreadable alternative name": (
         make_csr(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x05\x00")),
         "CSR_MALFORMED",
@@ -148,6 +166,7 @@ ACCEPTED = {
     "subject key identifier": make_csr(x509.SubjectKeyIdentifier(b"12345678901234567890")),
     "name with a label of 63": named(x509.DNSName("a" * 63 + ".example.com")),
     "name of 253": named(x509.DNSName(".".join(["a" * 49] * 5) + ".abc")),
+    "common name beyond ASCII": make_csr(subject=subject("Köln 1 – HMC")),
     "addresses and names": named(
         x509.DNSName("hmc1.example.com"),
         x509.IPAddress(ipaddress.ip_address("192.0.2.1")),

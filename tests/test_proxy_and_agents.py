@@ -50,7 +50,7 @@ def another_chain(tmp_path: Path) -> tuple[bytes, tuple[bytes, ...]]:
     """Return a CSR and a real chain for it."""
     csr = make_csr(key="rsa2048")
     with issuing(tmp_path / "ca", Time()) as (opened, _):
-        return csr, opened.issue(request(csr), always)
+        return csr, opened.issue(request(csr), always).chain
 
 
 def test_agent_slower_than_the_deadline(tmp_path: Path, another_chain: tuple[bytes, tuple[bytes, ...]]) -> None:

@@ -111,7 +111,7 @@ def test_make_run_uses_the_script_as_tested() -> None:
     command = ["make", "-n", "run", "HTTP_PORT=1", "AGENT_PORT=2", "STATE_DIR=var"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert "deploy/run_local.py --state-dir var --agent-port 2 --http-port 1" in printed
+    assert 'deploy/run_local.py --state-dir "var" --agent-port 2 --http-port 1' in printed
 
 
 def test_readme_serve_commands_are_accepted(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bmc_proxy.armour import to_pem
 from bmc_proxy.root_cache import FILE_NAME, RootCache
 
-ROOT, OTHER = "-----BEGIN first", "-----BEGIN second"
+ROOT, OTHER = to_pem(b"\x30\x06\x30\x00\x30\x00\x03\x00"), to_pem(b"\x30\x06\x30\x00\x30\x00\x05\x00")
 
 
 class Setting:
@@ -14,7 +15,7 @@ class Setting:
 
     def __init__(self) -> None:
         self.now = 1_000_000_000.0
-        self.reports: list[OSError] = []
+        self.reports: list[str] = []
 
     def open(self, state_dir: Path) -> RootCache:
         """Open the cache."""
@@ -70,7 +71,9 @@ def test_root_cache_that_cannot_be_written(tmp_path: Path, setting: Setting) -> 
     tmp_path.rmdir()
     cache.received(OTHER)
 
-    assert [type(report) for report in setting.reports] == [FileNotFoundError]
+    cache.received(OTHER)
+
+    assert len(setting.reports) == 1
     assert cache.last() == (OTHER, 0)
 
 
@@ -81,3 +84,15 @@ def test_root_cache_on_a_clock_that_went_back(tmp_path: Path, setting: Setting) 
     setting.now -= 1000
 
     assert cache.last() == (ROOT, 0)
+
+
+@pytest.mark.parametrize("stored", ["", "hello\n", ROOT[:-30], ROOT + "x", ROOT * 2, "\xff"])
+def test_root_cache_with_a_broken_file(tmp_path: Path, setting: Setting, stored: str) -> None:
+    """A stored file that is not one whole certificate is reported and not told; the next root replaces it."""
+    (tmp_path / FILE_NAME).write_bytes(stored.encode("latin-1"))
+    cache = setting.open(tmp_path)
+
+    assert cache.last() is None
+    assert len(setting.reports) == 1
+    cache.received(ROOT)
+    assert setting.open(tmp_path).last() == (ROOT, 0)

@@ -86,19 +86,28 @@ def load(state_dir: Path) -> Authority:
     Raises:
         CustodyError: there is none, its key may not be used, or key and root do not belong together.
     """
-    generations = _generations(state_dir)
-    if not generations:
-        raise CustodyError(f"no CA in {state_dir}. Make one: vmi-agent ca init --state-dir {state_dir}")
-    generation = max(generations)
+    generation, root = newest_root(state_dir)
     directory = state_dir / "ca" / str(generation)
     custody = file.load(directory / "key.pem")
-    try:
-        root = x509.load_pem_x509_certificate((directory / "root.pem").read_bytes())
-    except (OSError, ValueError) as error:
-        raise CustodyError(f"root certificate {directory / 'root.pem'}: {error}") from error
     if root.public_key() != custody.public_key:
         raise CustodyError(f"key and root in {directory} do not belong together. Restore both from one backup.")
     return Authority(generation, root, root.public_bytes(serialization.Encoding.DER), _issuer(root), custody)
+
+
+def newest_root(state_dir: Path) -> tuple[int, x509.Certificate]:
+    """Return the newest generation and its root; the key is not looked at.
+
+    Raises:
+        CustodyError: there is none, or it cannot be read.
+    """
+    generations = _generations(state_dir)
+    if not generations:
+        raise CustodyError(f"no CA in {state_dir}. Make one: vmi-agent ca init --state-dir {state_dir}")
+    path = state_dir / "ca" / str(max(generations)) / "root.pem"
+    try:
+        return max(generations), x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CustodyError(f"root certificate {path} cannot be read: {error}. Restore it from a backup.") from error
 
 
 def _generations(state_dir: Path) -> list[int]:

@@ -18,14 +18,22 @@ from runtime.lifecycle import ConfigError, Reactor, StartError, run
 from runtime.logs import FORMATS, start_logging
 from runtime.settings import Settings
 from vmi_agent import authority, ledger_rows
-from vmi_agent.certificate import assemble
+from vmi_agent.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES, CustodyError
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import utc_now
+from vmi_agent.ledger import Ledger
 
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
 
 _Arguments = ParamSpec("_Arguments")
+_key_type = settings.option(
+    "--key-type",
+    type=click.Choice(KEY_TYPES),
+    default=DEFAULT_KEY_TYPE,
+    show_default=True,
+    help="Of the key of a CA that is made.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -39,13 +47,14 @@ def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
             command(*arguments, **options)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
-        except (StartError, CustodyError, LedgerUnavailable) as error:
+        except (StartError, CustodyError, LedgerUnavailable, OSError) as error:
             raise click.ClickException(str(error)) from error
 
     return telling
 
 
 @click.group()
+@click.version_option(package_name="vmi-certificate-exchange")
 def main() -> None:
     """The CA of the VMI certificate exchange: answers bmc-proxy over the channel.
 
@@ -76,9 +85,16 @@ def main() -> None:
 @settings.option(
     "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the log lines on stderr."
 )
+@_key_type
 @_telling
 def serve(
-    state_dir: Path, listen: tuple[str, ...], signers: int, window: int, max_requests: int, log_format: str
+    state_dir: Path,
+    listen: tuple[str, ...],
+    signers: int,
+    window: int,
+    max_requests: int,
+    log_format: str,
+    key_type: str,
 ) -> None:
     """Run the agent. Makes a CA on the first start where `ca init` was not run.
 
@@ -91,7 +107,7 @@ def serve(
     from vmi_agent.service import AgentApplication
 
     the_reactor = cast(Reactor, reactor)
-    application = AgentApplication(the_reactor, Config(state_dir, listen, signers, window, max_requests))
+    application = AgentApplication(the_reactor, Config(state_dir, listen, signers, window, max_requests, key_type))
     start_logging(log_format)
     sys.exit(run(the_reactor, application))
 
@@ -103,9 +119,7 @@ def ca() -> None:
 
 @ca.command("init")
 @settings.common
-@settings.option(
-    "--key-type", type=click.Choice(KEY_TYPES), default=DEFAULT_KEY_TYPE, show_default=True, help="Of the CA key."
-)
+@_key_type
 @_telling
 def ca_init(state_dir: Path, key_type: str) -> None:
     """Make the CA: a key and its self-signed root.
@@ -115,6 +129,7 @@ def ca_init(state_dir: Path, key_type: str) -> None:
     lock = state_directory.claim(state_dir)
     if authority.exists(state_dir):
         raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
+    Ledger(state_dir).close()  # before the CA: a CA without a ledger is refused
     made = authority.create(state_dir, key_type, utc_now())
     lock.release()
     click.echo(f"CA made: {made.root.subject.rfc4514_string()}")
@@ -129,12 +144,11 @@ def ca_show(state_dir: Path, as_json: bool) -> None:
 
     Example: vmi-agent ca show --state-dir /var/lib/vmi-agent --json
     """
-    current = authority.load(state_dir)
-    root = current.root
+    generation, root = authority.newest_root(state_dir)
     fields = {
-        "root_generation": current.generation,
+        "root_generation": generation,
         "subject": root.subject.rfc4514_string(),
-        "serial": f"{root.serial_number:x}",
+        "serial": f"{root.serial_number:034x}",
         "not_before": _iso(root.not_valid_before_utc),
         "not_after": _iso(root.not_valid_after_utc),
         "sha256": root.fingerprint(hashes.SHA256()).hex(),
@@ -177,10 +191,11 @@ def certs_show(state_dir: Path, serial: str, as_json: bool) -> None:
     Example: vmi-agent certs show --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
     try:
-        octets = bytes.fromhex(serial.replace(":", "").removeprefix("0x"))
+        number = int(serial.replace(":", ""), 16)
     except ValueError as error:
         raise click.BadParameter(f"{serial!r} is not hexadecimal", param_hint="SERIAL") from error
-    row = ledger_rows.find_certificate(state_dir, octets)
+    is_possible = 0 < number < 1 << 8 * SERIAL_OCTETS
+    row = ledger_rows.find_certificate(state_dir, number.to_bytes(SERIAL_OCTETS)) if is_possible else None
     if row is None:
         raise click.ClickException(f"no certificate with the serial number {serial} was issued here")
     certificate = x509.load_der_x509_certificate(assemble(row.tbs, row.signature))

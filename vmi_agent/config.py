@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.endpoints import is_local
+from runtime.endpoints import LOCAL_ENDPOINTS, is_local
 from runtime.lifecycle import ConfigError
 
 
@@ -18,6 +18,7 @@ class Config:
         signers: how many requests are judged and signed at the same time.
         window: how many unanswered requests one connection may have.
         max_requests: how many requests are under way or waiting, over all connections.
+        key_type: of the CA that is made where there is none.
 
     Raises:
         ConfigError: a value is refused.
@@ -28,6 +29,7 @@ class Config:
     signers: int
     window: int
     max_requests: int
+    key_type: str
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -36,5 +38,5 @@ class Config:
             if not is_local(description):
                 raise ConfigError(
                     f"--listen {description!r} is refused: the channel is not authenticated, so it may only be reached"
-                    " from this machine. Accepted: tcp:PORT:interface=127.0.0.1 or unix:PATH."
+                    f" from this machine. Accepted: {LOCAL_ENDPOINTS}."
                 )

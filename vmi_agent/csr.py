@@ -17,7 +17,6 @@ from vmi_agent.errors import Refused
 MAX_CSR_OCTETS = 16 * 1024
 
 _POSSESSION_HASHES = (
-    hashes.SHA224,
     hashes.SHA256,
     hashes.SHA384,
     hashes.SHA512,

@@ -1,6 +1,7 @@
 """The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -19,6 +20,21 @@ from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
 from vmi_agent.profile import Approved, Profile, approve
 
 
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What a request led to.
+
+    Attributes:
+        serial: of the leaf.
+        chain: in DER, leaf first, root last.
+        is_new: it was signed for this request.
+    """
+
+    serial: bytes
+    chain: tuple[bytes, ...]
+    is_new: bool
+
+
 class Issuing:
     """Issues under one CA into one ledger. `issue` blocks on the disk and on the key: call it from a worker thread.
 
@@ -35,8 +51,8 @@ class Issuing:
         self._profile = profile
         self._now = now
 
-    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> tuple[bytes, ...]:
-        """Return the chain for a request, leaf first, in DER.
+    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
+        """Return the certificate for a request: a new one, or the one that the same request got before.
 
         Args:
             request: as it came over the channel.
@@ -51,13 +67,13 @@ class Issuing:
         csr = parse(request.csr)
         key_policy.check(csr)
         check_possession(csr)
-        approved = approve(csr, self._profile)
+        approved = approve(csr, self._profile, self._authority.issuer.name)
 
         intent = self._intent(request, approved)
         still_wanted()
         match self._ledger.record_intent(intent):
-            case AlreadyIssued(tbs, signature):
-                return (assemble(tbs, signature), *self._authority.chain)
+            case AlreadyIssued(serial, tbs, signature):
+                return Issued(serial, (assemble(tbs, signature), *self._authority.chain), is_new=False)
             case Conflict():
                 text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
                 raise Refused(ErrorCode.REQUEST_CONFLICT, text)
@@ -66,7 +82,7 @@ class Issuing:
         leaf = assemble(intent.tbs, signature)
         self._check(leaf, approved)
         self._ledger.record_signature(Signature(intent.serial, signature, _milliseconds(self._now())))
-        return (leaf, *self._authority.chain)
+        return Issued(intent.serial, (leaf, *self._authority.chain), is_new=True)
 
     def _intent(self, request: SignCsr, approved: Approved) -> Intent:
         issuer = self._authority.issuer

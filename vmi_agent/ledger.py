@@ -4,6 +4,7 @@ One thread writes. It takes whatever has piled up since its last commit into one
 together share one sync of the disk; each caller waits until its own row is safe.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -45,13 +46,15 @@ class Ledger:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._engine = open_ledger(state_dir / FILE_NAME)
+        self._path = state_dir / FILE_NAME
+        self._engine = open_ledger(self._path, for_writing=True)
         try:
             with self._engine.begin() as connection:
                 self.abandoned_at_start = prepare(connection)
         except SQLAlchemyError as error:
             self._engine.dispose()
-            raise LedgerUnavailable(f"ledger {state_dir / FILE_NAME}: {reason(error)}") from error
+            raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
+        self._file = os.stat(self._path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="ledger")
         self._writer.start()
@@ -109,6 +112,7 @@ class Ledger:
         signatures = [job[0] for job in jobs if isinstance(job[0], Signature)]
         intents = [job[0] for job in jobs if isinstance(job[0], Intent)]
         try:
+            self._check_file()
             with self._engine.begin() as connection:
                 record_signatures(connection, signatures)
                 outcomes = iter(record_intents(connection, intents))
@@ -118,3 +122,8 @@ class Ledger:
             return
         for work, future in jobs:
             future.set_result(next(outcomes) if isinstance(work, Intent) else None)  # type: ignore[arg-type]  # as paired in _Job
+
+    def _check_file(self) -> None:
+        """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
+        if not os.path.samestat(os.stat(self._path), self._file):
+            raise LedgerUnavailable(f"ledger {self._path} was replaced. Restart the agent on the right one.")

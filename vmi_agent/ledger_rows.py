@@ -135,6 +135,7 @@ class Recorded:
 class AlreadyIssued:
     """The same was asked before: this TBS and signature are its certificate."""
 
+    serial: bytes
     tbs: bytes
     signature: bytes
 
@@ -185,7 +186,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             outcomes.append(Conflict())
             continue
         if earlier is not None and earlier.status == ISSUED and earlier.root_generation == intent.root_generation:
-            outcomes.append(AlreadyIssued(earlier.tbs, earlier.signature))
+            outcomes.append(AlreadyIssued(earlier.serial, earlier.tbs, earlier.signature))
             serial = earlier.serial
         else:
             outcomes.append(Recorded())
@@ -265,7 +266,7 @@ def _read(state_dir: Path, condition: Callable[[Table], Any]) -> Iterator[Any]:
     path = state_dir / FILE_NAME
     if not path.exists():
         raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
-    engine = open_ledger(path)
+    engine = open_ledger(path, for_writing=False)
     try:
         with engine.connect() as connection:
             yield from connection.execute(select(_issuance).where(condition(_issuance)).order_by(_issuance.c.id))
@@ -275,8 +276,25 @@ def _read(state_dir: Path, condition: Callable[[Table], Any]) -> Iterator[Any]:
         engine.dispose()
 
 
-def open_ledger(path: Path) -> Engine:
+def check_not_missing(state_dir: Path) -> None:
+    """Refuse a state directory whose ledger is gone: what was issued before would be forgotten without a word.
+
+    Raises:
+        LedgerUnavailable: with the two ways out.
+    """
+    path = state_dir / FILE_NAME
+    if not path.exists():
+        raise LedgerUnavailable(
+            f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
+            f" or begin an empty one: touch {path}"
+        )
+
+
+def open_ledger(path: Path, *, for_writing: bool) -> Engine:
     """Return an engine on the file, which is made where it is missing: WAL, every commit synced to the disk."""
+    # A transaction that begins with reading and then writes is refused at once where another process writes; one that
+    # begins as a writer waits its turn.
+    begin_with = "BEGIN IMMEDIATE" if for_writing else "BEGIN"
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -288,7 +306,7 @@ def open_ledger(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql(begin_with)
 
     return engine
 

@@ -5,6 +5,7 @@ the worst moment.
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,7 +23,10 @@ _EXTENSION_REQUESTS = (
 )
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}\Z")  # RFC 5322, 3.2.3: atoms and dots
+# Control, format (such as a change of writing direction), surrogate, line and paragraph separator: what a reader of a
+# name does not see, or sees as something else.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,17 @@ class Approved:
     key_encipherment: bool
 
 
-def approve(csr: Csr, profile: Profile) -> Approved:
+def approve(csr: Csr, profile: Profile, issuer_name: bytes) -> Approved:
     """Judge subject and wishes of a CSR whose signature was verified.
+
+    Args:
+        issuer_name: the issuing CA's own subject, a DER Name, which no leaf may bear.
 
     Raises:
         Refused: CSR_POLICY, or CSR_MALFORMED where an extension cannot be read.
     """
+    if csr.subject == issuer_name:
+        raise _refuse("The subject is the CA's own. Name the console in it.")
     subject_text = _judge_subject(csr.request)
     extensions = _requested_extensions(csr.request)
     subject_alt_name = None
@@ -92,8 +101,10 @@ def _judge_subject(request: x509.CertificateSigningRequest) -> str:
     if not attributes:
         raise _refuse("The subject is empty. Name the console in it, at least by a common name.")
     for attribute in attributes:
-        if isinstance(attribute.value, str) and _CONTROL_CHARACTERS.search(attribute.value):
-            raise _refuse("The subject holds a control character. Take it out.")
+        if not isinstance(attribute.value, str) or not attribute.value.strip():
+            raise _refuse("The subject holds an attribute that is blank or no text. Take it out.")
+        if any(unicodedata.category(character) in _INVISIBLE for character in attribute.value):
+            raise _refuse("The subject holds a control or format character. Take it out.")
     return text
 
 
@@ -110,13 +121,22 @@ def _requested_extensions(request: x509.CertificateSigningRequest) -> list[x509.
 
 
 def _judge_names(names: x509.SubjectAlternativeName, profile: Profile) -> bytes:
+    if not list(names):
+        raise _refuse("The CSR asks for alternative names and gives none. Leave the extension out.")
     for name in names:
         if not isinstance(name, profile.names):
             accepted = ", ".join(kind.__name__ for kind in profile.names)
             raise _refuse(f"The CSR asks for a kind of alternative name that is not allowed; allowed: {accepted}.")
         if isinstance(name, x509.DNSName) and not _DNS_NAME.match(name.value):
             raise _refuse("The CSR asks for a DNS name that is not a plain host name (RFC 1034, 3.5; no wildcard).")
+        if isinstance(name, x509.RFC822Name) and not _is_mailbox(name.value):
+            raise _refuse("The CSR asks for an e-mail address that is not plain name@host.")
     return names.public_bytes()
+
+
+def _is_mailbox(value: str) -> bool:
+    local, _, host = value.rpartition("@")
+    return bool(_LOCAL_PART.match(local) and _DNS_NAME.match(host))
 
 
 def _judge_wish(wish: x509.ExtensionType) -> None:

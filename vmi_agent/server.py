@@ -12,17 +12,17 @@ from twisted.logger import Logger
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
-from protocol.records import Answer, Error, Hello, SignCsr, Signed
+from protocol.records import Answer, Error, Hello, SignCsr
 from runtime.transport import ChannelTransport
 from vmi_agent.admission import Admission
-from vmi_agent.dispatch import Dispatch
+from vmi_agent.dispatch import Dispatch, Outcome
 from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
 
 _log = Logger()
 
-InThread = Callable[..., Deferred[Answer]]
+InThread = Callable[..., Deferred[Outcome]]
 
 
 class _Wanted:
@@ -89,21 +89,20 @@ class AgentChannel(ChannelTransport):
             work = server.in_thread(server.dispatch.sign, record, csr_sha256, wanted.check)
             work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
-        def finished(answer: Answer) -> None:
+        def finished(outcome: Outcome) -> None:
             server.admission.leave(question)
             del self._under_way[request_id]
-            outcome = "signed" if isinstance(answer, Signed) else "not signed"
-            code = answer.code.name if isinstance(answer, Error) else "OK"
             _log.info(
-                outcome,
-                code=code,
+                outcome.event,
+                **outcome.fields,
                 user=record.user,
                 method=record.method,
                 address=record.address,
                 csr_sha256=csr_sha256.hex(),
                 took_ms=round((self.clock.seconds() - started_at) * 1000, 1),
+                proxy_waits=not self.connection.closed,
             )
-            self._answer(request_id, answer)
+            self._answer(request_id, outcome.answer)
             self.flush()
             server.look_whether_drained()
 

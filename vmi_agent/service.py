@@ -11,17 +11,18 @@ from twisted.python.threadpool import ThreadPool
 
 from protocol.records import Role
 from runtime import state_dir
-from runtime.endpoints import describe, server_endpoint
+from runtime.endpoints import describe, listen_locally, server_endpoint
 from runtime.lifecycle import DRAIN_S, Reactor, StartError, within
 from runtime.transport import make_hello, new_boot_id
 from vmi_agent import authority
 from vmi_agent.authority import Authority
 from vmi_agent.config import Config
-from vmi_agent.custody import DEFAULT_KEY_TYPE, CustodyError
+from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import Issuing, utc_now
 from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_rows import check_not_missing
 from vmi_agent.profile import Profile
 from vmi_agent.server import AgentServer
 
@@ -54,10 +55,10 @@ class AgentApplication:
         config = self._config
         self._lock = state_dir.claim(config.state_dir)
         try:
-            ca = self._open_authority()
-            self._ledger = Ledger(config.state_dir)
+            ca = self._open_state()
         except (CustodyError, LedgerUnavailable) as error:
             raise StartError(str(error)) from error
+        assert self._ledger is not None  # opened with the state
         if self._ledger.abandoned_at_start:
             _log.warn("intents without certificate closed off", count=self._ledger.abandoned_at_start)
         issuing = Issuing(ca, self._ledger, Profile(), utc_now)
@@ -71,8 +72,8 @@ class AgentApplication:
             max_requests=config.max_requests,
         )
         self._signers.start()
-        for endpoint in self._endpoints:
-            self._ports.append(await endpoint.listen(self._server))
+        for endpoint, description in zip(self._endpoints, config.listen, strict=True):
+            self._ports.append(await listen_locally(endpoint, self._server, description))
         return {"listen": [describe(port.getHost()) for port in self._ports], "root_generation": ca.generation}
 
     async def stop(self) -> None:
@@ -90,13 +91,18 @@ class AgentApplication:
         if self._lock is not None:
             self._lock.release()
 
-    def _open_authority(self) -> Authority:
-        if authority.exists(self._config.state_dir):
-            return authority.load(self._config.state_dir)
-        ca = authority.create(self._config.state_dir, DEFAULT_KEY_TYPE, utc_now())
-        _log.info("CA made", root_generation=ca.generation, key_type=DEFAULT_KEY_TYPE)
+    def _open_state(self) -> Authority:
+        state_dir, key_type = self._config.state_dir, self._config.key_type
+        if authority.exists(state_dir):
+            check_not_missing(state_dir)
+            ca = authority.load(state_dir)
+            self._ledger = Ledger(state_dir)
+            return ca
+        self._ledger = Ledger(state_dir)  # before the CA: a CA without a ledger is refused
+        ca = authority.create(state_dir, key_type, utc_now())
+        _log.info("CA made", root_generation=ca.generation, key_type=key_type)
         return ca
 
 
-def _report(error: BaseException) -> None:
-    _log.failure("request failed", Failure(error))
+def _report(error: BaseException, csr_sha256: bytes) -> None:
+    _log.failure("request failed", Failure(error), csr_sha256=csr_sha256.hex())

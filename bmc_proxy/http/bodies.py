@@ -9,14 +9,28 @@
 Real line breaks inside the string, which JSON forbids and `"$(cat hmc.csr)"` in a shell makes, are taken as they are.
 """
 
+import hashlib
 import json
 import re
 from typing import Any
 
+from bmc_proxy.armour import csr_to_der
 from bmc_proxy.errors import BodyMalformed
+from bmc_proxy.http.call import Call
 
 _LITERAL = re.compile(r'\s*\{\s*"data"\s*:\s*\[\s*CsrString\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*\]\s*\}\s*', re.DOTALL)
 _FORMS = 'Send {"CsrString":"<PEM>"} or {"data":["<PEM>"]}.'
+
+
+def csr_of(call: Call) -> bytes:
+    """Return the DER of the one CSR that a call brings, and note its hash for the log, where the agent's has it too.
+
+    Raises:
+        CsrMalformed, CsrTooLarge: as `csr_text` and `armour.csr_to_der` say.
+    """
+    der = csr_to_der(csr_text(call.body))
+    call.told["csr_sha256"] = hashlib.sha256(der).hexdigest()
+    return der
 
 
 def csr_text(body: bytes) -> str:

@@ -14,12 +14,14 @@ class Call:
     Attributes:
         request_id: 16 hexadecimal characters, in every error body, in the log and in X-Request-Id.
         body: at most `site.BODY_LIMIT` octets.
+        told: fields that a handler adds to the request's log line.
     """
 
     request_id: str
     requester: Requester
     body: bytes
     idempotency_key: str | None
+    told: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The IBM dialect: `/ibm/v1`, as shipped firmware speaks it."""
 
 from bmc_proxy.exchange import Exchange
-from bmc_proxy.http.bodies import csr_text
+from bmc_proxy.http.bodies import csr_of
 from bmc_proxy.http.call import Call, Problem, Reply
 
 SIGN_CSR = "/ibm/v1/Host/Actions/SignCSR"
@@ -34,7 +34,7 @@ class Ibm:
         return Reply(problem.status, {"Description": description, **told}, problem.headers)
 
     async def _sign_csr(self, call: Call) -> Reply:
-        chain = await self._exchange.sign_csr(csr_text(call.body), call.requester, call.idempotency_key)
+        chain = await self._exchange.sign_csr(csr_of(call), call.requester, call.idempotency_key)
         # The root has a route of its own.
         return Reply(200, {"Certificate": "".join(chain[:-1])})
 

@@ -1,7 +1,7 @@
 """The phosphor-REST dialect: `/xyz`, the first design's route."""
 
 from bmc_proxy.exchange import Exchange
-from bmc_proxy.http.bodies import csr_text
+from bmc_proxy.http.bodies import csr_of
 from bmc_proxy.http.call import Call, Problem, Reply
 from bmc_proxy.http.problems import reason
 
@@ -24,5 +24,5 @@ class Phosphor:
         return Reply(problem.status, {"data": data, "message": message, "status": "error"}, problem.headers)
 
     async def _sign_csr(self, call: Call) -> Reply:
-        chain = await self._exchange.sign_csr(csr_text(call.body), call.requester, call.idempotency_key)
+        chain = await self._exchange.sign_csr(csr_of(call), call.requester, call.idempotency_key)
         return Reply(200, {"data": ["".join(chain)], "message": "200 OK", "status": "ok"})

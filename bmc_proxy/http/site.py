@@ -28,6 +28,7 @@ HEADER_LIMIT = 8 * 1024
 BODY_LIMIT = 64 * 1024
 DISCARD_LIMIT = 1024 * 1024
 IDLE_TIMEOUT_S = 60
+LENGTH_DIGITS = 18
 IDEMPOTENCY_KEY_LIMIT = 255
 
 _FIXED_HEADERS = {
@@ -52,6 +53,7 @@ class ExchangeRequest(Request):
         self._body = bytearray()
         self._discarded: int | None = None
         self._work: Deferred[None] | None = None
+        self._told: dict[str, str] = {}
         self.is_whole = False
 
     # While it comes in
@@ -79,7 +81,7 @@ class ExchangeRequest(Request):
         """The request is here whole. Replaces Twisted's own, which parses query and forms that nobody asks for."""
         self.is_whole = True
         self.method, self.uri, self.clientproto = command, path, version
-        self.path = path.partition(b"?")[0]
+        self.path = _path_of(path)
         if self._discarded is not None:
             self.finish()
             return
@@ -95,7 +97,7 @@ class ExchangeRequest(Request):
         self.requestHeaders.removeHeader(b"Expect")
         self.channel.persistent = False
         self.method, self.uri, self.clientproto = self.channel.request_line()
-        self.path = self.uri.partition(b"?")[0]
+        self.path = _path_of(self.uri)
         self._tell(problems.body_too_large(BODY_LIMIT))
 
     # Once it is here
@@ -112,6 +114,10 @@ class ExchangeRequest(Request):
         self.finish()
 
     def _route(self) -> Handler | Problem:
+        # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on.
+        hosts = self.requestHeaders.getRawHeaders(b"Host", [])
+        if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+            return problems.not_http()
         methods = self._site.routes.get(self.path)
         if methods is None:
             return problems.not_found()
@@ -131,7 +137,7 @@ class ExchangeRequest(Request):
     def _call(self) -> Call:
         key = self.getHeader(b"Idempotency-Key")
         requester = Requester("anonymous", "anonymous-loopback", _host(self.client))
-        return Call(self.request_id, requester, bytes(self._body), key.decode() if key else None)
+        return Call(self.request_id, requester, bytes(self._body), key.decode() if key else None, self._told)
 
     def _hung_up(self, _failure: Failure) -> None:
         if self._work is not None:
@@ -173,9 +179,10 @@ class ExchangeRequest(Request):
             request_id=self.request_id,
             method=self.method.decode("ascii", "replace")[:16],
             path=self.path.decode("ascii", "replace") if self.path in self._site.routes else "-",
-            status=self.code,
+            status=self.code if self.startedWriting else None,
             code=code,
             address=_host(self.client),
+            **self._told,
             took_ms=round((self._site.reactor.seconds() - self._started_at) * 1000, 1),
         )
 
@@ -187,6 +194,7 @@ class ExchangeChannel(HTTPChannel):
     site: "ExchangeSite"
     # Ours counts the header's octets itself, to answer 431 where Twisted would answer a bare 400.
     totalHeadersSize = 2 * HEADER_LIMIT
+    maxHeaders = HEADER_LIMIT
     MAX_LENGTH = HEADER_LIMIT
     _header_octets = 0
 
@@ -223,6 +231,14 @@ class ExchangeChannel(HTTPChannel):
         if self.site.draining:
             self.persistent = False
 
+    def headerReceived(self, line: bytes) -> bool:
+        """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses."""
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and len(value.strip()) > LENGTH_DIGITS:
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(super().headerReceived(line))
+
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Return method, target and version of the request that is coming in; before its first line, empty ones.
 
@@ -237,13 +253,14 @@ class ExchangeChannel(HTTPChannel):
     def _refuse(self, problem: Problem) -> None:
         _, target, _ = self.request_line()
         request_id = secrets.token_hex(8)
-        reply = self.site.dialect_for(target.partition(b"?")[0]).word(problem, request_id)
+        reply = self.site.dialect_for(_path_of(target)).word(problem, request_id)
         body = json.dumps(reply.body, separators=(",", ":")).encode()
         head = [f"HTTP/1.1 {reply.status} {problems.reason(reply.status)}".encode()]
         head += [name + b": " + value for name, value in _FIXED_HEADERS.items()]
         head += [b"X-Request-Id: " + request_id.encode(), b"Content-Length: %d" % len(body), b"Connection: close"]
         cast(Wire, self.transport).write(b"\r\n".join(head) + b"\r\n\r\n" + body)
-        _log.info("request refused", request_id=request_id, status=reply.status, code=problem.code)
+        address = _host(self.getPeer())
+        _log.info("request refused", request_id=request_id, status=reply.status, code=problem.code, address=address)
         self.loseConnection()
 
 
@@ -305,6 +322,13 @@ class ExchangeSite(HTTPFactory):
 
     def log(self, request: Request) -> None:
         """Twisted's access log is not used: `ExchangeRequest` logs each request."""
+
+
+def _path_of(target: bytes) -> bytes:
+    """Return the path in a request target, which may be in absolute form (RFC 9112, 3.2.2)."""
+    if target[:7].lower() == b"http://":
+        target = b"/" + target[7:].partition(b"/")[2]
+    return target.partition(b"?")[0]
 
 
 def _is_json(content_type: bytes) -> bool:
