@@ -68,21 +68,25 @@ class Settings:
             if option is None:
                 known = ", ".join(sorted(self._accepted))
                 raise click.UsageError(f"{path}: unknown key {key!r} (value {value!r}); accepted keys: {known}")
-            expected = _toml_type(option)
-            items = value if option.multiple and isinstance(value, list) else [value]
-            # bool is an int to Python, and not to anybody who writes a configuration file.
-            if option.multiple is not isinstance(value, list) or any(type(item) is not expected for item in items):
-                accepted = _describe(option)
-                raise click.UsageError(f"{path}: key {key!r} has the value {value!r}; accepted: {accepted}")
-            for item in items:
-                try:
-                    option.type.convert(item, option, context)
-                except click.BadParameter as error:
-                    accepted = _describe(option)
-                    raise click.UsageError(
-                        f"{path}: key {key!r} has the value {item!r}; accepted: {accepted} ({error.message})"
-                    ) from error
+            if not _is_accepted(option, value, context):
+                raise click.UsageError(f"{path}: key {key!r} has the value {value!r}; accepted: {_describe(option)}")
         context.default_map = values
+
+
+def _is_accepted(option: click.Option, value: object, context: click.Context) -> bool:
+    """Return whether a value of the file has the option's TOML type and is one that the option takes."""
+    if option.multiple is not isinstance(value, list):
+        return False
+    items = value if isinstance(value, list) else [value]
+    # bool is an int to Python, and not to anybody who writes a configuration file.
+    if any(type(item) is not _toml_type(option) for item in items):
+        return False
+    try:
+        for item in items:
+            option.type.convert(item, option, context)
+    except click.BadParameter:
+        return False
+    return True
 
 
 def _toml_type(option: click.Option) -> type:

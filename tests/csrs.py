@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
+from needs import need
 
 from protocol import der
 
@@ -29,7 +30,7 @@ OPENSSL_KEYS = {
 def openssl_csr(directory: Path, key: str = "p256", subject: str = SUBJECT, extra: Sequence[str] = ()) -> Path:
     """Have openssl make a key and a CSR; return the CSR's path (PEM), the key's is the same with `.key`."""
     csr = directory / f"{key}.csr"
-    command = ["openssl", "req", "-new", *OPENSSL_KEYS[key], "-nodes", "-subj", subject]
+    command = [need("openssl"), "req", "-new", *OPENSSL_KEYS[key], "-nodes", "-subj", subject]
     command += ["-keyout", str(csr.with_suffix(".key")), "-out", str(csr), *extra]
     subprocess.run(command, check=True, capture_output=True)
     return csr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from needs import need
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n.+?-----END CERTIFICATE-----\n", re.DOTALL)
 
@@ -19,7 +20,7 @@ def split_chain(text: str) -> list[str]:
 
 def openssl(*arguments: str, stdin: str = "") -> str:
     """Run openssl; return what it printed, or fail with what it complained of."""
-    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run([need("openssl"), *arguments], input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from needs import need
+
 BIN = Path(sys.executable).parent
 START_S = 30
 SIGN_CSR = "/xyz/openbmc_project/HMC/VMInterface/SignCSR"
@@ -142,7 +144,7 @@ class Answer:
 def curl(url: str, *options: str, stdin: bytes | None = None) -> Answer:
     """Run curl; return the last answer it got."""
     separator = "\n%{http_code} %{time_total}"
-    command = ["curl", "--silent", "--show-error", "--max-time", "60", "--include", "--write-out", separator]
+    command = [need("curl"), "--silent", "--show-error", "--max-time", "60", "--include", "--write-out", separator]
     done = subprocess.run([*command, *options, url], input=stdin, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     text, _, told = done.stdout.decode().rpartition("\n")

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,10 +30,6 @@ from processes import (
     start_agent,
     start_proxy,
 )
-
-for program in ("curl", "openssl"):
-    if shutil.which(program) is None:
-        pytest.skip(f"install {program}: apt-get install {program}", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from judges import assert_openssl_accepts, split_chain
+from needs import need
 from processes import SIGN_CSR, Pair, port_of, post, run, running_pair, start_agent
 
 HMCS = 200
@@ -47,7 +48,7 @@ def make_hmcs() -> list[Hmc]:
 
 def start_curl(url: str, body: Path) -> subprocess.Popen[bytes]:
     """Start a curl that posts a file."""
-    command = ["curl", "-s", "-m", "60", "-H", "Content-Type: application/json", "--data-binary", f"@{body}"]
+    command = [need("curl"), "-s", "-m", "60", "-H", "Content-Type: application/json", "--data-binary", f"@{body}"]
     return subprocess.Popen([*command, url + SIGN_CSR], stdout=subprocess.PIPE)
 
 

@@ -13,6 +13,7 @@ import pytest
 from agents import Time, always, issuing, request
 from csrs import make_csr, pem
 from hostile_agents import Behaviour, HostileAgent, hostile_agent
+from needs import need
 from octets import AGENT_HELLO
 from processes import IBM_ROOT, IBM_SIGN_CSR, SIGN_CSR, Answer, Process, curl, port_of, post, start_proxy
 
@@ -156,7 +157,7 @@ def test_hmc_hangs_up(tmp_path: Path) -> None:
     """When the HMC gives up, the proxy cancels at the agent, drops the answer and serves the next."""
     with proxy_to(tmp_path, lambda _: None) as (agent, proxy, url):
         body = json.dumps({"CsrString": pem(make_csr())})
-        command = ["curl", "-s", "-m", "0.5", "-H", "Content-Type: application/json", "-d", body, url + SIGN_CSR]
+        command = [need("curl"), "-s", "-m", "0.5", "-H", "Content-Type: application/json", "-d", body, url + SIGN_CSR]
         assert subprocess.run(command, capture_output=True, check=False).returncode == 28  # curl's own timeout
         proxy.wait_for("request", code="client hung up")
         agent.answer_held(lambda _: Error(ErrorCode.CANCELLED, True, 0, ""))
