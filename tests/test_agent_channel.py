@@ -5,6 +5,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -160,7 +161,7 @@ def test_agent_cancels_what_has_not_begun(agent: tuple[Process, int, Path]) -> N
         while sum(isinstance(event, LateAnswer) for event in asker.events) < 40:
             assert asker.receive()
 
-    with sqlite3.connect(agent[2] / FILE_NAME) as ledger:
+    with closing(sqlite3.connect(agent[2] / FILE_NAME)) as ledger, ledger:
         states = ledger.execute("SELECT status FROM issuance WHERE user = 'fickle'").fetchall()
     assert len(states) < 40
     assert set(states) <= {("issued",)}

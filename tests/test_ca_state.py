@@ -4,6 +4,7 @@ import os
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_load_authority_where_there_is_none(tmp_path: Path) -> None:
 
 def test_ledger_of_another_version(tmp_path: Path) -> None:
     """A ledger of a version that this agent does not know is not touched."""
-    with sqlite3.connect(tmp_path / ledger_rows.FILE_NAME) as connection:
+    with closing(sqlite3.connect(tmp_path / ledger_rows.FILE_NAME)) as connection, connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(LedgerUnavailable, match="99"):
         Ledger(tmp_path)
@@ -202,7 +203,7 @@ def test_ledger_that_is_replaced_under_the_agent(tmp_path: Path, instead: str) -
 def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
     """What a ledger error says holds neither the statement nor its parameters."""
     with issuing(tmp_path, Time()) as (opened, _):
-        with sqlite3.connect(tmp_path / ledger_rows.FILE_NAME) as other:
+        with closing(sqlite3.connect(tmp_path / ledger_rows.FILE_NAME)) as other, other:
             other.execute("DROP TABLE idempotency")
             other.execute("ALTER TABLE issuance RENAME TO gone")
         with pytest.raises(LedgerUnavailable) as caught:

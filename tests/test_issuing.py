@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +53,7 @@ def to_pem(chain: tuple[bytes, ...]) -> str:
 
 def rows(state_dir: Path) -> list[Any]:
     """Read the ledger's table from outside."""
-    with sqlite3.connect(state_dir / ledger_rows.FILE_NAME) as connection:
+    with closing(sqlite3.connect(state_dir / ledger_rows.FILE_NAME)) as connection, connection:
         connection.row_factory = sqlite3.Row
         return connection.execute("SELECT * FROM issuance ORDER BY id").fetchall()
 
