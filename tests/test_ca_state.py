@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -145,13 +146,14 @@ def test_ledger_commits_together_what_arrives_together(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     commits: list[object] = []
     event.listen(ledger._engine, "commit", lambda connection: commits.append(connection))
+    begun = threading.Event()
+    event.listen(ledger._engine, "begin", lambda _connection: begun.set(), insert=True)
     other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
         with ThreadPoolExecutor(8) as pool:
             recorded = [pool.submit(ledger.record_intent, make_intent(0))]
-            while not recorded[0].running() or ledger._jobs.qsize():
-                wait(recorded, timeout=0.01)
+            assert begun.wait(30)
             recorded += [pool.submit(ledger.record_intent, make_intent(number)) for number in range(1, 8)]
             while ledger._jobs.qsize() < 7:
                 wait(recorded, timeout=0.01)

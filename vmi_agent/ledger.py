@@ -51,7 +51,7 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 self.abandoned_at_start = prepare(connection)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, LedgerUnavailable) as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._file = os.stat(self._path)
