@@ -147,7 +147,7 @@ def test_ledger_commits_together_what_arrives_together(tmp_path: Path) -> None:
     commits: list[object] = []
     event.listen(ledger._engine, "commit", lambda connection: commits.append(connection))
     begun = threading.Event()
-    event.listen(ledger._engine, "begin", lambda _connection: begun.set(), insert=True)
+    event.listen(ledger._engine, "checkout", lambda *_: begun.set())
     other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
