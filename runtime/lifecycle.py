@@ -7,7 +7,8 @@ from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-DRAIN_S = 10.0
+# Leaves two of the ten seconds that a stop may take to closing what is open.
+DRAIN_S = 8.0
 
 _log = Logger()
 

@@ -88,7 +88,8 @@ class ChannelTransport(Protocol, ABC):
         data = self.connection.data_to_send()
         if data:
             self.wire.write(data)
-        self._set_timer()
+        if not self.connection.closed:
+            self._set_timer()  # once it is closed the only timer is the one that cuts it off
 
     # Twisted's side
 
@@ -136,9 +137,7 @@ class ChannelTransport(Protocol, ABC):
 
     def _set_timer(self) -> None:
         due = self.connection.next_timer()
-        if due is None:
-            self._stop_timer()
-        elif self._timer is None or due < self._timer.getTime():
+        if due is not None and (self._timer is None or due < self._timer.getTime()):
             # A timer that is too early is left alone: it finds nothing due and sets itself anew, which is cheaper than
             # moving it with every read.
             self._stop_timer()

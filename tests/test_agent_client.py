@@ -253,6 +253,7 @@ def test_channel_pings_and_gives_up() -> None:
     assert isinstance(error, Error)
     assert error.code is ErrorCode.TOO_SLOW
     assert one.transport.disconnecting
+    one.channel.flush()  # as somebody does who does not know yet
     one.clock.advance(LAST_WORD_S)
     assert one.transport.disconnected
     one.lose()
