@@ -90,7 +90,6 @@ class Connection:
         self.draining = False
         self.closed = False
         self.late_answers = 0
-        self.refused_busy = 0
         self._send_record(0, hello)
 
     # Octets
@@ -309,7 +308,6 @@ class Connection:
     def _request_received(self, request_id: int, record: Request) -> Event | None:
         self._open_request(request_id)
         if len(self._owed) > self._hello.window:
-            self.refused_busy += 1
             text = f"more than {self._hello.window} requests under way on this connection"
             self.answer(request_id, Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text))
             return None

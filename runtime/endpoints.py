@@ -47,7 +47,7 @@ def client_endpoint(reactor: IReactorCore, option: str, description: str) -> ISt
 def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, description: str, accepted: str) -> Any:
     try:
         for port in _tcp_ports(description):
-            if not 0 <= int(port) <= 65535:
+            if not 0 <= port <= 65535:
                 raise ValueError(f"port {port} is not in 0 to 65535")
         return parse(reactor, description)
     except (ValueError, TypeError, KeyError) as error:
@@ -83,8 +83,8 @@ def is_local(description: str) -> bool:
     True for `unix:` and for `tcp:` with a loopback `interface`. Anything else, a name or a type that is not known
     included, is taken to be reachable.
     """
-    if "\\" in description.replace("\\:", ""):
-        return False  # Twisted takes escapes anywhere, even inside a name
+    if _has_odd_escapes(description):
+        return False
     interfaces = [part.removeprefix("interface=") for part in _arguments(description) if part.startswith("interface=")]
     return description.startswith("unix:") or (
         description.startswith("tcp:") and len(interfaces) == 1 and _is_loopback(interfaces[0])
@@ -93,8 +93,19 @@ def is_local(description: str) -> bool:
 
 def is_local_peer(description: str) -> bool:
     """Return whether a Twisted client endpoint description leads to this machine: `unix:`, or `tcp:` to loopback."""
-    first = (_arguments(description) or [""])[0].removeprefix("host=")
-    return description.startswith("unix:") or (description.startswith("tcp:") and _is_loopback(first))
+    if _has_odd_escapes(description):
+        return False
+    first, *others = _arguments(description) or [""]
+    # A key that stands twice counts for Twisted where it stands last, so each must be loopback.
+    hosts = [first, *(part for part in others if part.startswith("host="))]
+    return description.startswith("unix:") or (
+        description.startswith("tcp:") and all(_is_loopback(host.removeprefix("host=")) for host in hosts)
+    )
+
+
+def _has_odd_escapes(description: str) -> bool:
+    """Return whether anything but a colon is escaped: Twisted takes escapes anywhere, even inside a key's name."""
+    return "\\" in description.replace("\\:", "")
 
 
 def _arguments(description: str) -> list[str]:
@@ -103,10 +114,12 @@ def _arguments(description: str) -> list[str]:
     return [part.replace("\0", ":") for part in parts]
 
 
-def _tcp_ports(description: str) -> list[str]:
+def _tcp_ports(description: str) -> list[int]:
+    """Return the numbers among the arguments of a `tcp:` description: Twisted leaves their range to the socket."""
     if not description.startswith("tcp:"):
         return []
-    return [part.removeprefix("port=") for part in _arguments(description) if part.removeprefix("port=").isdecimal()]
+    parts = [part.removeprefix("port=") for part in _arguments(description)]
+    return [int(part) for part in parts if part.removeprefix("-").isdecimal()]
 
 
 def _is_loopback(host: str) -> bool:
