@@ -1,23 +1,23 @@
-# make run    both processes on loopback, until Ctrl-C
+# make run    both processes on loopback, until Ctrl-C; development account root / 0penBmc
 # make test   everything that must hold: lint, types, tests
 # make fuzz   the fuzz targets, FUZZ_S seconds each
-# make format
 
 PYTHON ?= python3
 VENV ?= .venv
 STATE_DIR ?= var
 AGENT_PORT ?= 7700
 HTTP_PORT ?= 8080
+HTTPS_PORT ?= 8443
 FUZZ_S ?= 60
 
 BIN = $(VENV)/bin
 
-.PHONY: run test lint format fuzz clean
+.PHONY: run test lint format fuzz clean scanner
 
 run: $(VENV)/.for-run
-	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT)
+	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT) --https-port $(HTTPS_PORT)
 
-test: lint
+test: lint scanner
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.for-test
@@ -31,6 +31,13 @@ format: $(VENV)/.for-test
 
 fuzz: $(VENV)/.for-test
 	$(BIN)/python fuzz/run.py --seconds $(FUZZ_S)
+
+# The TLS scanner wants an older cryptography than ours, so it has an environment of its own.
+scanner: $(VENV)/scanner/bin/sslyze
+
+$(VENV)/scanner/bin/sslyze: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(VENV)/scanner
+	$(VENV)/scanner/bin/pip install --quiet --disable-pip-version-check 'sslyze >= 6.3'
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,7 +4,7 @@ An `AgentLink` keeps one connection to one agent up; `Agents` picks the link for
 asked is known at any moment, so a request never waits for a connection.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
 
 from twisted.application.internet import ClientService, backoffPolicy
@@ -50,7 +50,7 @@ class ProxyChannel(ChannelTransport):
     """One connection to an agent."""
 
     def __init__(self, link: "AgentLink", hello: Hello) -> None:
-        super().__init__(link.clock, hello, link.timeouts)
+        super().__init__(link.clock, hello, link.timeouts, link.uids)
         self._link = link
         self._pending: dict[int, Deferred[Answer]] = {}
 
@@ -67,6 +67,10 @@ class ProxyChannel(ChannelTransport):
         self._pending[request_id] = answer
         self.flush()
         return answer
+
+    def connectionMade(self) -> None:
+        self._link.channel_open(self)
+        super().connectionMade()
 
     def event_received(self, event: Event) -> None:
         match event:
@@ -108,6 +112,7 @@ class AgentLink:
         endpoint: where the agent listens; `name` is that for the log.
         make_hello: returns the HELLO to say now.
         on_ready: called with this link each time a connection can be used.
+        uids: who may listen on a unix socket; None for this process's own user.
     """
 
     def __init__(
@@ -118,16 +123,22 @@ class AgentLink:
         make_hello: Callable[[], Hello],
         on_ready: Callable[["AgentLink"], None],
         timeouts: Timeouts | None = None,
+        uids: Collection[int] | None = None,
     ) -> None:
         self.clock = clock
         self.name = name
+        self.uids = uids
         self.timeouts = timeouts or Timeouts()
         self._on_ready = on_ready
-        self._channel: ProxyChannel | None = None
+        self._open: ProxyChannel | None = None
+        self._channel: ProxyChannel | None = None  # the same, once it said HELLO
+        # Connections in a row that ended before a HELLO: to the service they were no failures.
+        self._futile = 0
+        pause_s = backoffPolicy(initialDelay=FIRST_RETRY_S, maxDelay=LONGEST_RETRY_S)
         self._service = ClientService(
             endpoint,
             _ChannelFactory(lambda: ProxyChannel(self, make_hello())),
-            retryPolicy=backoffPolicy(initialDelay=FIRST_RETRY_S, maxDelay=LONGEST_RETRY_S),
+            retryPolicy=lambda attempts: pause_s(max(attempts, self._futile)),
             clock=clock,
         )
 
@@ -138,7 +149,10 @@ class AgentLink:
 
     async def stop(self) -> None:
         """Give the connection up for good."""
-        await self._service.stopService()
+        stopped = self._service.stopService()
+        if self._open is not None:
+            self._open.disconnect()
+        await stopped
 
     @property
     def connected(self) -> bool:
@@ -176,20 +190,30 @@ class AgentLink:
 
     # Told by the channel
 
+    def channel_open(self, channel: ProxyChannel) -> None:
+        """There is a connection; whether an agent is at its end is not known yet."""
+        self._open = channel
+
     def channel_ready(self, channel: ProxyChannel, hello: Hello) -> None:
         """The agent said HELLO."""
         self._channel = channel
+        self._futile = 0
         _log.info("agent connected", agent=self.name, root_generation=hello.root_generation, window=hello.window)
         self._on_ready(self)
 
     def channel_over(self, channel: ProxyChannel, reason: str) -> None:
         """A connection ended."""
+        self._open = None
         if self._channel is channel:
             self._channel = None
             if self._service.running:
                 _log.warn("agent lost", agent=self.name, reason=reason)
                 # Not at once: the service hears of the loss after its channel does.
                 self.clock.callLater(0, self._tell_first_failure)
+        elif self._service.running:
+            self._futile += 1
+            if self._futile == 1:
+                _log.warn("agent not there, trying on", agent=self.name, reason=reason)
 
     def _tell_first_failure(self) -> None:
         """Say once, not at each attempt, that the agent is not there."""

@@ -1,17 +1,46 @@
 """The command line of bmc-proxy."""
 
+import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import click
 
-from runtime.lifecycle import ConfigError, Reactor, run
-from runtime.logs import FORMATS, start_logging
+from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUnusable, Role
+from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
+from runtime import state_dir as state_directory
+from runtime.errors import ConfigError, StartError
 from runtime.settings import Settings
 
-settings = Settings("BMC_PROXY", "Where the last root is kept. Made where it is missing, for this user alone.")
+if TYPE_CHECKING:
+    from runtime.lifecycle import Reactor
+
+settings = Settings("BMC_PROXY", "Where accounts and the last root are kept. Made where it is missing, for this user.")
+
+_Arguments = ParamSpec("_Arguments")
+_file = click.Path(dir_okay=False, path_type=Path)
+_password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin.")
+
+
+def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """End with one line and exit status 2 for a refused setting, 1 for what else is in the way; no traceback."""
+
+    @wraps(command)
+    def telling(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> None:
+        os.umask(0o077)
+        try:
+            command(*arguments, **options)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from error
+        except (StartError, AccountsUnusable, AccountRefused, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return telling
 
 
 @click.group()
@@ -19,16 +48,64 @@ settings = Settings("BMC_PROXY", "Where the last root is kept. Made where it is 
 def main() -> None:
     """The HTTP side of the VMI certificate exchange, on the BMC.
 
-    Example: bmc-proxy serve --state-dir /var/lib/bmc-proxy --agent tcp:127.0.0.1:7700
-    --http tcp:8080:interface=127.0.0.1 --anonymous-loopback
+    Example: bmc-proxy serve --state-dir /var/lib/bmc-proxy --agent tcp:127.0.0.1:7700 --https tcp:8443
     """
 
 
 @main.command()
 @settings.common
 @settings.option("--agent", multiple=True, metavar="ENDPOINT", help="Where an agent listens; may be repeated.")
-@settings.option("--http", metavar="ENDPOINT", help="The plain listener: loopback or a unix socket.")
-@settings.option("--anonymous-loopback", is_flag=True, help="Answer on the plain listener without login.")
+@settings.option(
+    "--peer-uid",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="UID",
+    help="Who may listen on an agent's unix socket; may be repeated. Without it, the proxy's own user.",
+)
+@settings.option(
+    "--https", metavar="ENDPOINT", help=f"The HTTPS listener; {DEFAULT_HTTPS} where no listener is given at all."
+)
+@settings.option("--http", metavar="ENDPOINT", help="The plain listener. There is none without this.")
+@settings.option("--anonymous-loopback", is_flag=True, help="Sign on the plain listener without login.")
+@settings.option("--https-certificate", type=_file, metavar="FILE", help="Its chain in PEM; without it, self-signed.")
+@settings.option("--https-key", type=_file, metavar="FILE", help="Its key in PEM; without it, in the same file.")
+@settings.option("--client-ca", type=_file, metavar="FILE", help="CAs, in PEM, whose client certificates let in.")
+@settings.option(
+    "--client-user",
+    type=click.Choice(CLIENT_USER_FIELDS),
+    default="cn",
+    show_default=True,
+    help="What of a client certificate names the account.",
+)
+@settings.option(
+    "--checker",
+    type=click.Choice(CHECKERS),
+    default="accounts",
+    show_default=True,
+    help="Who checks passwords: the accounts' own hashes, or this machine's PAM.",
+)
+@settings.option("--pam-service", default="bmc-proxy", show_default=True, metavar="NAME", help="Of /etc/pam.d.")
+@settings.option(
+    "--session-idle-s",
+    type=click.IntRange(30, 86_400),
+    default=1800,
+    show_default=True,
+    help="How long a session lives unused, in seconds.",
+)
+@settings.option(
+    "--max-connections",
+    type=click.IntRange(2, 65_536),
+    default=512,
+    show_default=True,
+    help="HTTP connections at once; a single address may have half of them.",
+)
+@settings.option(
+    "--requests-per-s",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Requests a second of one address; a twentieth of it before login.",
+)
 @settings.option(
     "--deadline-s",
     type=click.IntRange(1, 300),
@@ -36,32 +113,109 @@ def main() -> None:
     show_default=True,
     help="How long a request may take, in seconds.",
 )
-@settings.option(
-    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the log lines on stderr."
-)
-def serve(
-    state_dir: Path,
-    agent: tuple[str, ...],
-    http: str | None,
-    anonymous_loopback: bool,
-    deadline_s: int,
-    log_format: str,
-) -> None:
+@settings.log_format
+@_telling
+def serve(log_format: str, **options: Any) -> None:
     """Run the proxy.
 
-    Example: bmc-proxy serve --state-dir /var/lib/bmc-proxy --agent unix:/run/vmi-agent.sock
-    --http tcp:8080:interface=127.0.0.1 --anonymous-loopback
+    Example: bmc-proxy serve --state-dir /var/lib/bmc-proxy --agent unix:/run/vmi-agent.sock --https tcp:8443
     """
+    config = Config(**options)
+    # The reactor is installed by its import; the other commands need none, nor anything of Twisted.
     from twisted.internet import reactor
 
-    from bmc_proxy.config import Config
     from bmc_proxy.service import ProxyApplication
+    from runtime.lifecycle import run
+    from runtime.logs import start_logging
 
-    os.umask(0o077)
-    the_reactor = cast(Reactor, reactor)
-    try:
-        application = ProxyApplication(the_reactor, Config(state_dir, agent, http, anonymous_loopback, deadline_s))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
+    the_reactor = cast("Reactor", reactor)
+    application = ProxyApplication(the_reactor, config)
     start_logging(log_format)
     sys.exit(run(the_reactor, application))
+
+
+@main.group()
+def account() -> None:
+    """Make, list and change accounts. A running proxy sees the change at once."""
+
+
+@account.command("add")
+@settings.common
+@click.argument("name")
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
+@_password_stdin
+@click.option("--no-password", is_flag=True, help="Let in by client certificate or PAM only.")
+@_telling
+def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_password: bool) -> None:
+    """Add an account.
+
+    Example: bmc-proxy account add root --state-dir /var/lib/bmc-proxy --role Administrator --password-stdin
+    """
+    if password_stdin is no_password:
+        raise ConfigError("give either --password-stdin, and the password on the first line of stdin, or --no-password")
+    state_directory.make(state_dir)
+    password_hash = None if no_password else _hash_from_stdin()
+    AccountStore(state_dir).add(Account(name, Role(role), password_hash))
+    click.echo(f"Account {name} added.")
+
+
+@account.command("list")
+@settings.common
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_telling
+def account_list(state_dir: Path, as_json: bool) -> None:
+    """Print the accounts.
+
+    Example: bmc-proxy account list --state-dir /var/lib/bmc-proxy --json
+    """
+    rows = [
+        {
+            "name": each.name,
+            "role": each.role.value,
+            "enabled": each.enabled,
+            "has_password": each.password_hash is not None,
+        }
+        for each in AccountStore(state_dir).all().values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        notes = ["disabled"] * (not row["enabled"]) + ["no password"] * (not row["has_password"])
+        click.echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
+
+
+@account.command("remove")
+@settings.common
+@click.argument("name")
+@_telling
+def account_remove(state_dir: Path, name: str) -> None:
+    """Remove an account and end its sessions.
+
+    Example: bmc-proxy account remove operator1 --state-dir /var/lib/bmc-proxy
+    """
+    AccountStore(state_dir).remove(name)
+    click.echo(f"Account {name} removed.")
+
+
+@account.command("set-password")
+@settings.common
+@click.argument("name")
+@_password_stdin
+@_telling
+def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> None:
+    """Give an account a new password, end its sessions, and open it again if wrong passwords locked it.
+
+    Example: bmc-proxy account set-password root --state-dir /var/lib/bmc-proxy --password-stdin
+    """
+    if not password_stdin:
+        raise ConfigError("give --password-stdin, and the password on the first line of stdin")
+    password_hash = _hash_from_stdin()
+    AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
+    click.echo(f"Account {name} has a new password.")
+
+
+def _hash_from_stdin() -> str:
+    from bmc_proxy.passwords import hash_password
+
+    return hash_password(sys.stdin.readline().rstrip("\r\n"))

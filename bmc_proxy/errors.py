@@ -11,12 +11,70 @@ class ExchangeError(Exception):
         self.text = text
 
 
+class AuthRequired(ExchangeError):
+    """No credential that lets in came with the request."""
+
+    def __init__(self, text: str = "Log in at /login, or send X-Auth-Token or Basic credentials.") -> None:
+        super().__init__(text)
+
+
+class AuthFailed(ExchangeError):
+    """User name and password let nobody in; which of the reasons it was is not told."""
+
+    def __init__(self) -> None:
+        super().__init__("Check user name and password. Five failures lock an account for 300 seconds.")
+
+
+class Forbidden(ExchangeError):
+    """Whoever asks may not."""
+
+    def __init__(self, text: str = "This needs an account with another role.") -> None:
+        super().__init__(text)
+
+
+class TooManyRequests(ExchangeError):
+    """This source asks for more than it may.
+
+    Attributes:
+        retry_after_s: when it may again.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("Too many requests or failed logins from this address. Wait, then try again.")
+        self.retry_after_s = retry_after_s
+
+
+class NothingThere(ExchangeError):
+    """There is no such account or session."""
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path.")
+
+
+class PropertyRefused(ExchangeError):
+    """A property of a request's body has a value that is not taken.
+
+    Attributes:
+        name: of the property, as the dialect spells it.
+        exists: the value is taken by another resource already.
+    """
+
+    def __init__(self, name: str, text: str, exists: bool = False) -> None:
+        super().__init__(text)
+        self.name = name
+        self.exists = exists
+
+
+class BodyMalformed(ExchangeError):
+    """The request's body is not what this route takes."""
+
+
 class CsrMalformed(ExchangeError):
     """No single CSR could be read from what was sent."""
 
 
-class BodyMalformed(CsrMalformed):
-    """The request's body is in none of the accepted forms."""
+class CsrBodyMalformed(CsrMalformed):
+    """The request's body is in none of the forms in which a CSR comes."""
 
 
 class CsrTooLarge(ExchangeError):

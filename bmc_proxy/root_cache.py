@@ -4,11 +4,11 @@ The file is the root in PEM; its time of modification is when an agent last pres
 """
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bmc_proxy.armour import is_certificate
+from runtime.files import replace_file
 
 FILE_NAME = "root.pem"
 
@@ -55,23 +55,10 @@ class RootCache:
         self._pem, self._received_at = pem, self._now()
         try:
             if changed or not self._path.exists():
-                self._write(pem)
+                replace_file(self._path, pem.encode("ascii"))
             os.utime(self._path, (self._received_at, self._received_at))
             self._reported = False
         except OSError as error:
             if not self._reported:
                 self._report(f"{self._path}: {error.strerror}")
             self._reported = True
-
-    def _write(self, pem: str) -> None:
-        """Write the file beside the old one and put it in its place: it is the old root or the new one, whole."""
-        descriptor, temporary = tempfile.mkstemp(prefix=".root-", dir=self._path.parent)
-        try:
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError:
-            os.unlink(temporary)
-            raise

@@ -1,25 +1,45 @@
 """Composition root of the proxy: builds the parts, starts and stops them."""
 
 import time
+import uuid
 from functools import partial
+from pathlib import Path
 
+from cryptography.x509 import Certificate
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
+from bmc_proxy import https
+from bmc_proxy.access import Access
+from bmc_proxy.accounts import AccountStore, AccountsUnusable
 from bmc_proxy.agent_client import AgentLink, Agents
+from bmc_proxy.checkers import AccountChecker, InThread, PamChecker
 from bmc_proxy.config import Config
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
+from bmc_proxy.http.call import Dialect
+from bmc_proxy.http.crowd import Crowd
+from bmc_proxy.http.edge import Allowances, Edge
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
+from bmc_proxy.http.redfish import Redfish
+from bmc_proxy.http.routes import Router
 from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.root_cache import RootCache
+from bmc_proxy.sessions import Sessions
 from protocol.records import Role
-from runtime import state_dir
-from runtime.endpoints import client_endpoint, describe, listen_locally, server_endpoint
+from runtime import channel_tls, state_dir
+from runtime.descriptions import has_tls, is_local, without_tls
+from runtime.endpoints import client_endpoint, connect_with_tls, describe, listen, serve_with_tls, server_endpoint
+from runtime.errors import StartError
+from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
+from runtime.tls import TlsContext
 from runtime.transport import make_hello, new_boot_id
 
 _log = Logger()
@@ -37,47 +57,137 @@ class ProxyApplication:
     """
 
     def __init__(self, reactor: Reactor, config: Config) -> None:
-        assert config.http is not None  # Config refuses it
         self._reactor = reactor
         self._config = config
-        self._http = server_endpoint(reactor, "--http", config.http)
-        hello = partial(make_hello, Role.ASKER, new_boot_id())
-        self._agents = Agents(
-            [
-                AgentLink(reactor, client_endpoint(reactor, "--agent", each), each, hello, self._agent_ready)
-                for each in config.agents
-            ]
-        )
+        self._endpoints = {
+            option: server_endpoint(reactor, f"--{option}", description)
+            for option, description in (("https", config.https_at), ("http", config.http))
+            if description is not None
+        }
+        self._agent_endpoints = [client_endpoint(reactor, "--agent", each) for each in config.agent]
+        # One thread: a hash takes a core and much memory, and signing needs both.
+        self._hashing = ThreadPool(1, 1, name="hashing")
         self._ports: list[IListeningPort] = []
+        self._sites: list[ExchangeSite] = []
         self._lock: state_dir.StateDirLock | None = None
-        self._exchange: Exchange | None = None
-        self._site: ExchangeSite | None = None
+        self._agents: Agents | None = None
+        self._https: TlsContext | None = None
+        self._channel: TlsContext | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory, listen, and begin to connect to the agents."""
         config = self._config
         self._lock = state_dir.claim(config.state_dir)
-        roots = RootCache(config.state_dir, time.time, _root_cache_failed)
-        self._exchange = Exchange(self._agents, roots, config.deadline_s)
-        self._site = ExchangeSite(self._reactor, [Phosphor(self._exchange), Ibm(self._exchange)])
-        assert config.http is not None  # Config refuses it
-        self._ports.append(await listen_locally(self._http, self._site, config.http))
+        try:
+            accounts = AccountStore(config.state_dir, partial(_not_usable, "accounts"))
+            if "https" in self._endpoints:
+                self._https = https.https_context(config.state_dir, config.https_config)
+            if any(map(has_tls, config.agent)):
+                self._channel = channel_tls.channel_context(self._credentials)
+        except (AccountsUnusable, FileRefused) as error:
+            raise StartError(str(error)) from error
+        self._agents = Agents(self._links())
+        self._exchange = Exchange(self._agents, self._roots(), config.deadline_s)
+        edge = self._edge(accounts)
+        self._hashing.start()
+        addresses = {option: await self._listen(option, edge) for option in self._endpoints}
         self._agents.start()
-        _log.warn("no access control yet: whoever reaches the loopback listener may sign")
-        return {"http": describe(self._ports[0].getHost()), "agents": list(config.agents)}
+        if not accounts.all():
+            _log.warn("no accounts yet: add one with `bmc-proxy account add`")
+        return {**addresses, "agents": list(config.agent)}
 
     async def stop(self) -> None:
         """Take no new connection, let requests under way finish, then close everything."""
         for port in self._ports:
             await maybeDeferred(port.stopListening)
-        if self._site is not None and not await within(self._reactor, DRAIN_S, self._site.drain()):
+        drained = [within(self._reactor, DRAIN_S, site.drain()) for site in self._sites]
+        if not all([await Deferred.fromCoroutine(each) for each in drained]):
             _log.warn("requests abandoned at the end of the drain")
-        await self._agents.stop()
+        if self._agents is not None:
+            await self._agents.stop()
+        if self._hashing.started:
+            self._hashing.stop()
         if self._lock is not None:
             self._lock.release()
 
+    def reload(self) -> None:
+        """Take the certificates of HTTPS and of the channel anew."""
+        try:
+            if self._https is not None:
+                https.reload(self._https, self._config.state_dir, self._config.https_config)
+            if self._channel is not None:
+                channel_tls.reload(self._channel, self._credentials)
+        except FileRefused as error:
+            _log.error("certificates not reloaded, the old ones stay", reason=str(error))
+        else:
+            _log.info("reloaded")
+
+    @property
+    def _credentials(self) -> Path:
+        return self._config.state_dir / channel_tls.FILE_NAME
+
+    def _links(self) -> list[AgentLink]:
+        hello = partial(make_hello, Role.ASKER, new_boot_id())
+        links = []
+        for description, plain in zip(self._config.agent, self._agent_endpoints, strict=True):
+            endpoint = plain
+            if has_tls(description):
+                assert self._channel is not None  # made where any agent needs it
+                endpoint = connect_with_tls(plain, self._channel)
+            ready = self._agent_ready
+            links.append(AgentLink(self._reactor, endpoint, description, hello, ready, uids=self._config.uids))
+        return links
+
+    def _roots(self) -> RootCache:
+        return RootCache(self._config.state_dir, time.time, partial(_not_usable, "stored root"))
+
+    def _edge(self, accounts: AccountStore) -> Edge:
+        """Build what the listeners share."""
+        config, reactor = self._config, self._reactor
+        in_thread: InThread = partial(deferToThreadPool, reactor, self._hashing)
+        sessions = Sessions(time.monotonic, config.session_idle_s)
+        access = Access(accounts, sessions, self._checker(accounts, in_thread), in_thread, time.monotonic)
+        service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, https.names_of_this_host()[0]))
+        dialects: list[Dialect] = [Phosphor(self._exchange, access), Ibm(self._exchange), Redfish(access, service_uuid)]
+        field = config.client_user
+
+        def user_of(certificate: Certificate) -> str | None:
+            return https.user_of(certificate, field)
+
+        crowd, allowances = Crowd(config.max_connections), Allowances(reactor, config.requests_per_s)
+        return Edge(reactor, Router(dialects), access, crowd, allowances, user_of)
+
+    def _checker(self, accounts: AccountStore, in_thread: InThread) -> ICredentialsChecker:
+        if self._config.checker == "accounts":
+            checker: ICredentialsChecker = AccountChecker(accounts, in_thread)
+            return checker
+        try:
+            pam: ICredentialsChecker = PamChecker(self._config.pam_service, in_thread)
+        except ImportError as error:
+            text = "--checker pam needs the extra: pip install 'vmi-certificate-exchange[pam]'"
+            raise StartError(text) from error
+        return pam
+
+    async def _listen(self, option: str, edge: Edge) -> str:
+        config = self._config
+        endpoint: IStreamServerEndpoint = self._endpoints[option]
+        description = config.https_at if option == "https" else config.http
+        assert description is not None  # it has an endpoint
+        is_anonymous = option == "http" and config.anonymous_loopback
+        site = ExchangeSite(edge, is_anonymous=is_anonymous)
+        if option == "https":
+            assert self._https is not None  # made with the state
+            endpoint = serve_with_tls(endpoint, self._https)
+        elif is_anonymous:
+            _log.warn("whoever reaches the plain listener may have CSRs signed without login", http=description)
+        elif not is_local(description):
+            _log.warn("passwords and tokens cross the network in the clear on the plain listener", http=description)
+        port = await listen(endpoint, site, without_tls(description), locally=is_anonymous)
+        self._ports.append(port)
+        self._sites.append(site)
+        return describe(port.getHost())
+
     def _agent_ready(self, link: AgentLink) -> None:
-        assert self._exchange is not None  # links start after it was made
         learning = Deferred.fromCoroutine(self._exchange.learn_root(link))
 
         def failed(failure: Failure) -> None:
@@ -89,5 +199,5 @@ class ProxyApplication:
         learning.addErrback(failed)
 
 
-def _root_cache_failed(reason: str) -> None:
-    _log.warn("stored root not usable", reason=reason)
+def _not_usable(what: str, reason: str) -> None:
+    _log.warn(f"{what} not usable", reason=reason)

@@ -1,5 +1,6 @@
-"""Life of a process: start, one `ready` event, run, drain on SIGTERM or SIGINT, exit status 0."""
+"""Life of a process: start, one `ready` event, run, drain on SIGTERM or SIGINT, exit status 0; SIGHUP reloads."""
 
+import signal
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -7,18 +8,12 @@ from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from runtime.errors import StartError
+
 # Leaves two of the ten seconds that a stop may take to closing what is open.
 DRAIN_S = 8.0
 
 _log = Logger()
-
-
-class StartError(Exception):
-    """The process cannot start; the text says what to change."""
-
-
-class ConfigError(Exception):
-    """A setting is refused; the text names it, its value and what is accepted."""
 
 
 class Reactor(IReactorCore, IReactorTime, IReactorFromThreads):
@@ -33,6 +28,9 @@ class Application(Protocol):
 
     async def stop(self) -> None:
         """Take nothing new, finish what is under way within `DRAIN_S` seconds, and release everything."""
+
+    def reload(self) -> None:
+        """Read certificates anew. What cannot be read is told in the log, and the old ones stay."""
 
 
 def run(reactor: Reactor, application: Application) -> int:
@@ -63,6 +61,10 @@ def run(reactor: Reactor, application: Application) -> int:
             _log.info("stopping")
         return Deferred.fromCoroutine(application.stop())
 
+    def hang_up(_number: int, _frame: object) -> None:
+        reactor.callFromThread(application.reload)
+
+    signal.signal(signal.SIGHUP, hang_up)
     reactor.callWhenRunning(start)
     reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.run()

@@ -12,8 +12,6 @@ from typing import TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from zope.interface import implementer
 
-FORMATS = ("text", "json")
-
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 _OUR_PACKAGES = frozenset({"bmc_proxy", "protocol", "runtime", "vmi_agent"})
@@ -51,7 +49,7 @@ class LineObserver:
 
 
 def start_logging(log_format: str) -> None:
-    """Send all events of this process to stderr in one of `FORMATS`."""
+    """Send all events of this process to stderr in one of `settings.LOG_FORMATS`."""
     globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, log_format == "json")], redirectStandardIO=False)
 
 

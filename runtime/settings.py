@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+LOG_FORMATS = ("text", "json")
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -54,6 +56,16 @@ class Settings:
             envvar=f"{self._prefix}_CONFIG",
             show_envvar=True,
             help="TOML file with the same keys as the options, '-' written '_'.",
+        )(command)
+
+    def log_format(self, command: _Command) -> _Command:
+        """Add `--log-format`, which every `serve` takes."""
+        return self.option(
+            "--log-format",
+            type=click.Choice(LOG_FORMATS),
+            default="text",
+            show_default=True,
+            help="Of the log lines on stderr.",
         )(command)
 
     def _read_file(self, context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from runtime.lifecycle import StartError
+from runtime.errors import StartError
 
 
 class StateDirLock:
@@ -19,16 +19,29 @@ class StateDirLock:
         os.close(self._descriptor)
 
 
+def make(path: Path) -> None:
+    """Make the directory where it is missing (0700).
+
+    Raises:
+        StartError: it cannot be made, or other users may write to it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise StartError(f"state directory {path}: {error.strerror}") from error
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StartError(f"state directory {path} can be written by other users. Run: chmod 700 {path}")
+
+
 def claim(path: Path) -> StateDirLock:
     """Make the directory where it is missing (0700) and lock it.
 
     Raises:
         StartError: it cannot be made, other users may write to it, or another process uses it.
     """
+    make(path)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise StartError(f"state directory {path} can be written by other users. Run: chmod 700 {path}")
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StartError(f"state directory {path}: {error.strerror}") from error

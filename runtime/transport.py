@@ -6,10 +6,18 @@ Both processes subclass `ChannelTransport` and implement `event_received` and `c
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Protocol as Interface
 from typing import cast
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,6 +29,8 @@ from protocol.events import Event
 from protocol.liveness import Timeouts
 from protocol.records import Hello, Role
 from runtime.endpoints import describe
+from runtime.tls import failure_text, is_tls
+from runtime.unix_peer import stranger_at
 
 # How long a peer that broke the protocol may take to read the ERROR that tells it so.
 LAST_WORD_S = 1.0
@@ -53,7 +63,7 @@ class Wire(Interface):
     def resumeProducing(self) -> None: ...
 
 
-@implementer(IPushProducer)
+@implementer(IHandshakeListener, IPushProducer)
 class ChannelTransport(Protocol, ABC):
     """One connection of the channel on a Twisted transport.
 
@@ -63,14 +73,18 @@ class ChannelTransport(Protocol, ABC):
         clock: the reactor, or a `Clock`.
         hello: what this side says first.
         timeouts: see `protocol.liveness.Timeouts`.
+        uids: who may be at the other end of a unix socket; None for this process's own user.
     """
 
     connection: Connection
     wire: Wire
 
-    def __init__(self, clock: IReactorTime, hello: Hello, timeouts: Timeouts) -> None:
+    def __init__(
+        self, clock: IReactorTime, hello: Hello, timeouts: Timeouts, uids: Collection[int] | None = None
+    ) -> None:
         self.clock = clock
         self.peer_address = ""
+        self._uids = uids
         self._hello = hello
         self._timeouts = timeouts
         self._timer: IDelayedCall | None = None
@@ -98,9 +112,21 @@ class ChannelTransport(Protocol, ABC):
             self.transport.setTcpNoDelay(True)
         self.wire = cast(Wire, self.transport)
         self.peer_address = describe(self.wire.getPeer())
-        self.wire.registerProducer(self, True)
+        if not is_tls(self.transport):
+            self.wire.registerProducer(self, True)
         self.connection = Connection(self._hello, self.clock.seconds(), self._timeouts)
+        stranger = stranger_at(self.transport, self._uids)
+        if stranger is not None:
+            _log.warn("channel peer refused", peer=self.peer_address, reason=f"uid {stranger} is not let in")
+            self.connection.close()
+            self.wire.abortConnection()
+            return
+        # Over TLS what is written now waits for the end of the handshake, so a stranger gets not even a HELLO.
         self.flush()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up. A producer that was registered before would be told to pause, and with it the handshake."""
+        self.wire.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
         connection = self.connection
@@ -120,7 +146,7 @@ class ChannelTransport(Protocol, ABC):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connection.close()
         self._stop_timer()
-        self.connection_over(reason.getErrorMessage())
+        self.connection_over(failure_text(self.transport, reason))
 
     def pauseProducing(self) -> None:
         """The peer does not read: stop reading from it."""

@@ -14,7 +14,7 @@ from csrs import make_csr
 from sqlalchemy import event
 
 from runtime import state_dir
-from runtime.lifecycle import StartError
+from runtime.errors import StartError
 from vmi_agent import authority, ledger_rows
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable

@@ -46,12 +46,14 @@ class Running:
     directory: Path
     agent_port: int
     http_port: int
+    https_port: int
 
     def sh(self, command: str) -> str:
         """Run a command of README's in a shell, on these ports and directories; return what it printed."""
         for written, meant in (
             (":8080/", f":{self.http_port}/"),
-            ("/var/lib/vmi-agent", str(self.directory / "var" / "vmi-agent")),
+            (":8443/", f":{self.https_port}/"),
+            ("/var/lib/", str(self.directory / "var") + "/"),
         ):
             command = command.replace(written, meant)
         environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -64,16 +66,16 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     """Run `deploy/run_local.py` with the arguments that the Makefile gives it, until the end of the test."""
-    agent_port, http_port = free_ports(2)
+    agent_port, http_port, https_port = free_ports(3)
     command = [sys.executable, str(ROOT / "deploy" / "run_local.py"), "--state-dir", "var"]
-    command += ["--agent-port", str(agent_port), "--http-port", str(http_port)]
+    command += ["--agent-port", str(agent_port), "--http-port", str(http_port), "--https-port", str(https_port)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             if "Ctrl-C" in line:
                 break
-        yield Running(process, tmp_path, agent_port, http_port)
+        yield Running(process, tmp_path, agent_port, http_port, https_port)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -89,10 +91,24 @@ def test_readme_ask_and_look_up(running: Running) -> None:
 
     assert (answer["message"], answer["status"]) == ("200 OK", "ok")
     assert_openssl_accepts(leaf + root, running.directory)
-    show, listing, one = block("vmi-agent ca show").splitlines()
+    show, listing, one, accounts = block("vmi-agent ca show").splitlines()
     assert running.sh(show).endswith(root)
     [row] = json.loads(running.sh(listing))
     assert running.sh(one.replace("SERIAL", row["serial"])).endswith(leaf)
+    assert running.sh(accounts) == "root  Administrator\n"
+
+
+def test_readme_log_in_and_ask(running: Running) -> None:
+    """The commands to log in over HTTPS and then to ask give a certificate, to the account that logged in."""
+    running.sh(block("openssl req"))
+    log_in, _, ask = block("curl -k -c cjar").partition("\n")
+
+    assert json.loads(running.sh(log_in))["data"] == "User 'root' logged in"
+    answer = json.loads(running.sh(ask))
+
+    assert_openssl_accepts(answer["data"][0], running.directory)
+    listed = json.loads(running.sh(block("vmi-agent ca show").splitlines()[1]))
+    assert {(row["user"], row["method"]) for row in listed} == {("anonymous", "anonymous-loopback"), ("root", "cookie")}
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
@@ -101,36 +117,45 @@ def test_make_run_stops(running: Running, with_signal: int) -> None:
     running.process.send_signal(with_signal)
 
     assert running.process.wait(PATIENCE_S) == 0
-    for port in (running.agent_port, running.http_port):
+    for port in (running.agent_port, running.http_port, running.https_port):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
 
 
 def test_make_run_uses_the_script_as_tested() -> None:
     """`make -n run` shows the command that these tests run, with the ports that were given."""
-    command = ["make", "-n", "run", "HTTP_PORT=1", "AGENT_PORT=2", "STATE_DIR=var"]
+    command = ["make", "-n", "run", "HTTP_PORT=1", "AGENT_PORT=2", "HTTPS_PORT=3", "STATE_DIR=var"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert 'deploy/run_local.py --state-dir "var" --agent-port 2 --http-port 1' in printed
+    assert 'deploy/run_local.py --state-dir "var" --agent-port 2 --http-port 1 --https-port 3' in printed
 
 
-def test_readme_serve_commands_are_accepted(tmp_path: Path) -> None:
-    """The two commands to run the processes start them, but for directory and ports."""
-    agent, proxy = block("vmi-agent serve").splitlines()
-    for command, ports in ((agent, ["7700"]), (proxy, ["8080"])):
-        words = command.replace("/var/lib", str(tmp_path)).split()
-        for port in ports:
-            words = [word.replace(f"tcp:{port}:", "tcp:0:") for word in words]
-        process = subprocess.Popen([str(BIN / words[0]), *words[1:]], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if " ready " in line:
-                break
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0, "".join(lines)
-        process.stderr.close()
+def test_readme_install_and_serve(tmp_path: Path) -> None:
+    """The commands to install and to run both, but for directory and ports: the two find each other."""
+    agent_port, https_port = free_ports(2)
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def here(command: str) -> str:
+        for written, meant in (("/var/lib", str(tmp_path)), ("7700", str(agent_port)), ("8443", str(https_port))):
+            command = command.replace(written, meant)
+        return command
+
+    subprocess.run(["sh", "-ec", here(block("vmi-agent channel init"))], env=environment, check=True)
+    assert not (tmp_path / "vmi-agent" / "channel-of-proxy.pem").exists()
+    agent, proxy = (here(command).split() for command in block("vmi-agent serve").splitlines())
+    processes = []
+    try:
+        for words, awaited in ((agent, " ready "), (proxy, " agent connected ")):
+            process = subprocess.Popen([str(BIN / words[0]), *words[1:]], stderr=subprocess.PIPE, text=True)
+            processes.append(process)
+            assert process.stderr is not None
+            assert any(awaited in line for line in process.stderr)
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+            assert process.stderr is not None
+            process.stderr.close()
 
 
 def test_readme_make_targets_exist() -> None:

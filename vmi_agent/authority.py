@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from protocol import der
+from runtime.files import sync_directory
 from vmi_agent.certificate import Issuer, key_identifier, new_serial
 from vmi_agent.custody import Custody, CustodyError, file
 
@@ -74,9 +75,9 @@ def create(state_dir: Path, key_type: str, now: datetime) -> Authority:
         out.write(root.public_bytes(serialization.Encoding.PEM))
         out.flush()
         os.fsync(out.fileno())
-    _sync_directory(staging)
+    sync_directory(staging)
     staging.rename(ca_dir / str(generation))
-    _sync_directory(ca_dir)
+    sync_directory(ca_dir)
     return load(state_dir)
 
 
@@ -164,11 +165,3 @@ def _self_sign(custody: file.FileCustody, generation: int, now: datetime) -> x50
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(key, file.signature_hash(key))  # type: ignore[arg-type]  # the two hashes it returns are accepted ones
     )
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

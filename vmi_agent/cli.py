@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from runtime import state_dir as state_directory
-from runtime.lifecycle import ConfigError, Reactor, StartError, run
-from runtime.logs import FORMATS, start_logging
+from runtime.errors import ConfigError, StartError
+from runtime.files import FileRefused, read_secret, replace_file, sync_directory
 from runtime.settings import Settings
 from vmi_agent import authority, ledger_rows
 from vmi_agent.certificate import SERIAL_OCTETS, assemble
@@ -24,7 +24,13 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import utc_now
 from vmi_agent.ledger import Ledger
 
+if TYPE_CHECKING:
+    from runtime.lifecycle import Reactor
+
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
+
+# Beside the agent's own, until it is handed over.
+_PROXY_CREDENTIALS = "channel-of-proxy.pem"
 
 _Arguments = ParamSpec("_Arguments")
 _key_type = settings.option(
@@ -47,7 +53,7 @@ def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
             command(*arguments, **options)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
-        except (StartError, CustodyError, LedgerUnavailable, OSError) as error:
+        except (StartError, CustodyError, FileRefused, LedgerUnavailable, OSError) as error:
             raise click.ClickException(str(error)) from error
 
     return telling
@@ -66,6 +72,13 @@ def main() -> None:
 @settings.common
 @settings.option("--listen", multiple=True, metavar="ENDPOINT", help="Where the channel listens; may be repeated.")
 @settings.option(
+    "--peer-uid",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="UID",
+    help="Who may connect to a unix socket; may be repeated. Without it, the agent's own user.",
+)
+@settings.option(
     "--signers", type=click.IntRange(1, 256), default=16, show_default=True, help="Requests worked on at once."
 )
 @settings.option(
@@ -82,14 +95,13 @@ def main() -> None:
     show_default=True,
     help="Requests under way or waiting, over all proxies.",
 )
-@settings.option(
-    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the log lines on stderr."
-)
+@settings.log_format
 @_key_type
 @_telling
 def serve(
     state_dir: Path,
     listen: tuple[str, ...],
+    peer_uid: tuple[int, ...],
     signers: int,
     window: int,
     max_requests: int,
@@ -103,11 +115,15 @@ def serve(
     # The reactor is installed by its import; the other commands need none.
     from twisted.internet import reactor
 
+    from runtime.lifecycle import run
+    from runtime.logs import start_logging
     from vmi_agent.config import Config
     from vmi_agent.service import AgentApplication
 
-    the_reactor = cast(Reactor, reactor)
-    application = AgentApplication(the_reactor, Config(state_dir, listen, signers, window, max_requests, key_type))
+    the_reactor = cast("Reactor", reactor)
+    application = AgentApplication(
+        the_reactor, Config(state_dir, listen, peer_uid, signers, window, max_requests, key_type)
+    )
     start_logging(log_format)
     sys.exit(run(the_reactor, application))
 
@@ -155,6 +171,64 @@ def ca_show(state_dir: Path, as_json: bool) -> None:
         "certificate": root.public_bytes(serialization.Encoding.PEM).decode(),
     }
     _print_record(fields, as_json)
+
+
+@main.group()
+def channel() -> None:
+    """Make what agent and proxy know each other by over tls:."""
+
+
+@channel.command("init")
+@settings.common
+@click.option("--replace", is_flag=True, help="Replace what is there: proxies that have it are shut out.")
+@_telling
+def channel_init(state_dir: Path, replace: bool) -> None:
+    """Make the channel's credentials, the agent's and the proxy's, each of which pins the other.
+
+    Example: vmi-agent channel init --state-dir /var/lib/vmi-agent
+    """
+    state_directory.make(state_dir)
+    from runtime import channel_tls
+
+    path = state_dir / channel_tls.FILE_NAME
+    if path.exists() and not replace:
+        raise StartError(f"{path} exists already. Nothing was changed. To shut out whoever has the old ones: --replace")
+    agent, proxy = channel_tls.make_credentials()
+    replace_file(state_dir / _PROXY_CREDENTIALS, proxy)
+    replace_file(path, agent)
+    click.echo("Channel credentials made. Move the proxy's over: vmi-agent channel hand-over")
+
+
+@channel.command("hand-over")
+@settings.common
+@click.option(
+    "--to", metavar="FILE", required=True, help="channel.pem in the proxy's state directory, or - for stdout."
+)
+@_telling
+def channel_hand_over(state_dir: Path, to: str) -> None:
+    """Move the proxy's credentials to the proxy; the agent keeps no copy of its key.
+
+    Example: vmi-agent channel hand-over --state-dir /var/lib/vmi-agent --to /var/lib/bmc-proxy/channel.pem
+    """
+    path = state_dir / _PROXY_CREDENTIALS
+    try:
+        credentials = read_secret(path)
+    except FileNotFoundError as error:
+        raise StartError(
+            f"{state_dir} holds no proxy's credentials: they were handed over, or never made (vmi-agent channel init)."
+        ) from error
+    if to == "-":
+        if sys.stdout.isatty():
+            raise StartError(
+                "the credentials hold a private key, which is not for a terminal: give --to FILE or a pipe"
+            )
+        sys.stdout.buffer.write(credentials)
+        sys.stdout.buffer.flush()
+    else:
+        state_directory.make(Path(to).parent)
+        replace_file(Path(to), credentials)
+    path.unlink()
+    sync_directory(state_dir)
 
 
 @main.group()

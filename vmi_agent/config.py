@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.endpoints import LOCAL_ENDPOINTS, is_local
-from runtime.lifecycle import ConfigError
+from runtime.descriptions import LOCAL_ENDPOINTS, has_tls, is_local
+from runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,8 @@ class Config:
 
     Attributes:
         state_dir: CA, ledger and lock.
-        listen: Twisted server endpoint descriptions of the channel; loopback TCP or unix sockets only, as long as the
-            channel carries no authentication of its own.
+        listen: server endpoint descriptions of the channel: `tls:`, or without TLS loopback and unix sockets only.
+        peer_uid: who may connect to a unix socket; empty for this process's own user.
         signers: how many requests are judged and signed at the same time.
         window: how many unanswered requests one connection may have.
         max_requests: how many requests are under way or waiting, over all connections.
@@ -26,6 +26,7 @@ class Config:
 
     state_dir: Path
     listen: tuple[str, ...]
+    peer_uid: tuple[int, ...]
     signers: int
     window: int
     max_requests: int
@@ -35,8 +36,13 @@ class Config:
         if not self.listen:
             raise ConfigError("no listener: give at least one --listen ENDPOINT, such as tcp:7700:interface=127.0.0.1")
         for description in self.listen:
-            if not is_local(description):
+            if not has_tls(description) and not is_local(description):
                 raise ConfigError(
-                    f"--listen {description!r} is refused: the channel is not authenticated, so it may only be reached"
-                    f" from this machine. Accepted: {LOCAL_ENDPOINTS}."
+                    f"--listen {description!r} is refused: plain TCP knows no peer, so it may only be reached from this"
+                    f" machine. Accepted: tls:PORT, {LOCAL_ENDPOINTS}."
                 )
+
+    @property
+    def uids(self) -> frozenset[int] | None:
+        """Who may connect to a unix socket; None for this process's own user."""
+        return frozenset(self.peer_uid) or None

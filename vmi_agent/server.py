@@ -1,6 +1,6 @@
 """The agent's side of the channel: one `AgentChannel` per connection, all sharing one `AgentServer`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from hashlib import sha256
 
@@ -13,6 +13,7 @@ from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
 from protocol.records import Answer, Error, Hello, SignCsr
+from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
 from vmi_agent.admission import Admission
 from vmi_agent.dispatch import Dispatch, Outcome
@@ -45,13 +46,13 @@ class AgentChannel(ChannelTransport):
     """One proxy's connection."""
 
     def __init__(self, server: "AgentServer", hello: Hello) -> None:
-        super().__init__(server.clock, hello, server.timeouts)
+        super().__init__(server.clock, hello, server.timeouts, server.uids)
         self._server = server
         self._under_way: dict[int, _Wanted] = {}
 
     def connectionMade(self) -> None:
+        self._server.channels[self] = None
         super().connectionMade()
-        self._server.channels.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
@@ -67,7 +68,9 @@ class AgentChannel(ChannelTransport):
                 if request_id in self._under_way:
                     self._under_way[request_id].cancelled = True
             case PeerReady(hello):
-                _log.info("proxy connected", peer=self.peer_address, boot_id=hello.boot_id.hex())
+                certificate = peer_certificate(self.transport)
+                shown = {} if certificate is None else {"certificate_sha256": sha256_of(certificate)}
+                _log.info("proxy connected", peer=self.peer_address, boot_id=hello.boot_id.hex(), **shown)
             case PeerFailed(error):
                 _log.warn("proxy refused us", peer=self.peer_address, code=error.code.name, reason=error.text)
 
@@ -77,6 +80,13 @@ class AgentChannel(ChannelTransport):
         self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
+        elif is_tls_failure(reason):
+            _log.warn("channel peer refused", peer=self.peer_address, reason=reason)
+
+    def cut(self) -> None:
+        """End a connection that has not said HELLO, for one that may."""
+        _log.warn("channel peer refused", peer=self.peer_address, reason="no HELLO yet, and its place is needed")
+        self.wire.abortConnection()
 
     def _sign(self, request_id: int, record: SignCsr) -> None:
         server = self._server
@@ -132,7 +142,9 @@ class AgentServer(ServerFactory):
         make_hello: returns the HELLO to say now.
         in_thread: runs a blocking callable off the reactor thread and returns a Deferred of its result.
         max_requests: how many may be under way over all connections.
-        max_channels: how many connections are kept; one more is closed at once.
+        max_channels: how many connections are kept. One more takes the place of the oldest that has not said HELLO, or
+            is closed at once, so that no stranger keeps a proxy out.
+        uids: who may connect to a unix socket; None for this process's own user.
     """
 
     noisy = False
@@ -146,13 +158,15 @@ class AgentServer(ServerFactory):
         max_requests: int,
         max_channels: int = 64,
         timeouts: Timeouts | None = None,
+        uids: Collection[int] | None = None,
     ) -> None:
+        self.uids = uids
         self.clock = clock
         self.dispatch = dispatch
         self.in_thread = in_thread
         self.timeouts = timeouts or Timeouts()
         self.admission = Admission(max_requests)
-        self.channels: set[AgentChannel] = set()
+        self.channels: dict[AgentChannel, None] = {}  # oldest first
         self._make_hello = make_hello
         self._max_channels = max_channels
         self._drained: Deferred[None] | None = None
@@ -160,8 +174,12 @@ class AgentServer(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
         if len(self.channels) >= self._max_channels:
-            _log.warn("connection refused", peer=str(addr), reason=f"{self._max_channels} connections are open")
-            return None
+            stranger = next((channel for channel in self.channels if channel.connection.peer is None), None)
+            if stranger is None:
+                _log.warn("connection refused", peer=str(addr), reason=f"{self._max_channels} connections are open")
+                return None
+            del self.channels[stranger]
+            stranger.cut()
         return AgentChannel(self, self._make_hello())
 
     def drain(self) -> Deferred[None]:
@@ -191,7 +209,7 @@ class AgentServer(ServerFactory):
 
     def channel_over(self, channel: AgentChannel) -> None:
         """A connection is gone."""
-        self.channels.discard(channel)
+        self.channels.pop(channel, None)
         self.look_whether_drained()
         self._look_whether_disconnected()
 

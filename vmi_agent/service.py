@@ -1,18 +1,23 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
 from functools import partial
+from pathlib import Path
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from protocol.records import Role
-from runtime import state_dir
-from runtime.endpoints import describe, listen_locally, server_endpoint
-from runtime.lifecycle import DRAIN_S, Reactor, StartError, within
+from runtime import channel_tls, state_dir
+from runtime.descriptions import has_tls, without_tls
+from runtime.endpoints import describe, listen, serve_with_tls, server_endpoint
+from runtime.errors import StartError
+from runtime.files import FileRefused
+from runtime.lifecycle import DRAIN_S, Reactor, within
+from runtime.tls import TlsContext
 from runtime.transport import make_hello, new_boot_id
 from vmi_agent import authority
 from vmi_agent.authority import Authority
@@ -49,6 +54,7 @@ class AgentApplication:
         self._lock: state_dir.StateDirLock | None = None
         self._ledger: Ledger | None = None
         self._server: AgentServer | None = None
+        self._tls: TlsContext | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory, make the CA where there is none, and listen."""
@@ -70,11 +76,14 @@ class AgentApplication:
             ),
             in_thread=partial(deferToThreadPool, self._reactor, self._signers),
             max_requests=config.max_requests,
+            uids=config.uids,
         )
         self._signers.start()
-        for endpoint, description in zip(self._endpoints, config.listen, strict=True):
-            self._ports.append(await listen_locally(endpoint, self._server, description))
-        return {"listen": [describe(port.getHost()) for port in self._ports], "root_generation": ca.generation}
+        addresses = [
+            await self._listen(self._server, endpoint, description)
+            for endpoint, description in zip(self._endpoints, config.listen, strict=True)
+        ]
+        return {"listen": addresses, "root_generation": ca.generation}
 
     async def stop(self) -> None:
         """Take no new connection, let what is under way finish, then close everything in the order of its making."""
@@ -90,6 +99,34 @@ class AgentApplication:
             self._ledger.close()
         if self._lock is not None:
             self._lock.release()
+
+    def reload(self) -> None:
+        """Take the channel's credentials anew."""
+        try:
+            if self._tls is not None:
+                channel_tls.reload(self._tls, self._credentials)
+        except FileRefused as error:
+            _log.error("credentials not reloaded, the old ones stay", reason=str(error))
+        else:
+            _log.info("reloaded")
+
+    @property
+    def _credentials(self) -> Path:
+        return self._config.state_dir / channel_tls.FILE_NAME
+
+    async def _listen(self, server: AgentServer, endpoint: IStreamServerEndpoint, description: str) -> str:
+        if has_tls(description):
+            try:
+                self._tls = self._tls or channel_tls.channel_context(self._credentials)
+            except FileRefused as error:
+                raise StartError(str(error)) from error
+            endpoint = serve_with_tls(endpoint, self._tls)
+        elif description.startswith("tcp:"):
+            _log.warn("plain TCP: every user of this machine can ask for certificates here", listen=description)
+        port = await listen(endpoint, server, without_tls(description), locally=not has_tls(description))
+        self._ports.append(port)
+        address = describe(port.getHost())
+        return "tls:" + address.removeprefix("tcp:") if has_tls(description) else address
 
     def _open_state(self) -> Authority:
         state_dir, key_type = self._config.state_dir, self._config.key_type

@@ -1,4 +1,4 @@
-"""Request bodies: the forms in which a CSR comes, on all routes alike.
+"""Request bodies: JSON objects, and the forms in which a CSR comes, on all routes alike.
 
     {"data":["<PEM>"]}                    a phosphor-REST client
     {"data":[{"CsrString":"<PEM>"}]}      a literal reader of the first design
@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from bmc_proxy.armour import csr_to_der
-from bmc_proxy.errors import BodyMalformed
+from bmc_proxy.errors import BodyMalformed, CsrBodyMalformed
 from bmc_proxy.http.call import Call
 
 _LITERAL = re.compile(r'\s*\{\s*"data"\s*:\s*\[\s*CsrString\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*\]\s*\}\s*', re.DOTALL)
@@ -37,14 +37,14 @@ def csr_text(body: bytes) -> str:
     """Return the CSR text of a request body.
 
     Raises:
-        BodyMalformed: the body is in none of the forms, or holds more than one CSR.
+        CsrBodyMalformed: the body is in none of the forms, or holds more than one CSR.
     """
     try:
         text = body.decode()
         literal = _LITERAL.fullmatch(text)
         value = _load(literal[1]) if literal else _load(text)
     except (ValueError, RecursionError) as error:
-        raise BodyMalformed(f"The body is not JSON. {_FORMS}") from error
+        raise CsrBodyMalformed(f"The body is not JSON. {_FORMS}") from error
     match value:
         case str(csr) if literal:
             return csr
@@ -57,8 +57,23 @@ def csr_text(body: bytes) -> str:
         case {"CsrString": str(csr), **rest} if not rest:
             return csr
         case {"data": [_, _, *_], **rest} if not rest:
-            raise BodyMalformed("The body holds more than one CSR. Send one CSR per request.")
-    raise BodyMalformed(f"The body holds no CSR. {_FORMS}")
+            raise CsrBodyMalformed("The body holds more than one CSR. Send one CSR per request.")
+    raise CsrBodyMalformed(f"The body holds no CSR. {_FORMS}")
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the one JSON object that a body is.
+
+    Raises:
+        BodyMalformed: it is not.
+    """
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BodyMalformed("The body is not JSON.") from error
+    if not isinstance(value, dict):
+        raise BodyMalformed("The body is not a JSON object.")
+    return value
 
 
 def _load(text: str) -> Any:

@@ -1,10 +1,16 @@
-"""What passes between the site and a dialect: a call, a reply, a problem."""
+"""What passes between the site and a dialect: a route, a call, a reply, a problem."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bmc_proxy.access import Caller
+from bmc_proxy.accounts import Privilege
+from bmc_proxy.errors import AuthRequired
 from bmc_proxy.exchange import Requester
+
+LOGIN_BODY_LIMIT = 4 * 1024
+CSR_BODY_LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,24 +19,43 @@ class Call:
 
     Attributes:
         request_id: 16 hexadecimal characters, in every error body, in the log and in X-Request-Id.
-        body: at most `site.BODY_LIMIT` octets.
+        caller: who asks; None on a route that needs nobody.
+        address: where the request came from.
+        body: at most the route's `body_limit` octets.
+        argument: the last part of the path, on a route that ends with one.
         told: fields that a handler adds to the request's log line.
     """
 
     request_id: str
-    requester: Requester
+    caller: Caller | None
+    address: str
     body: bytes
     idempotency_key: str | None
+    argument: str
     told: dict[str, str]
+
+    @property
+    def requester(self) -> Requester:
+        """Who asks, as the agent is told."""
+        caller = self.known_caller
+        return Requester(caller.user, caller.method, caller.address)
+
+    @property
+    def known_caller(self) -> Caller:
+        """Who asks, on a route that needs somebody."""
+        if self.caller is None:
+            raise AuthRequired
+        return self.caller
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered: a status, a JSON body, and headers beside those that every answer has."""
+    """What is answered: a status, a JSON body, headers beside those that every answer has, and cookies."""
 
     status: int
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,7 @@ class Problem:
         text: what to change.
         headers: that go with it, such as Retry-After or Allow.
         in_body: the body itself could not be read, so nothing in it was judged.
+        about: the property of the body that it is about.
     """
 
     status: int
@@ -50,24 +76,48 @@ class Problem:
     text: str
     headers: Mapping[str, str] = field(default_factory=dict)
     in_body: bool = False
+    about: str | None = None
 
 
 Handler = Callable[[Call], Coroutine[Any, Any, Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What one method does at one path.
+
+    Attributes:
+        needs: the privileges that a caller must have; None where anybody may ask.
+        body_limit: in octets.
+        too_large: the code that is told of a larger body.
+    """
+
+    answer: Handler
+    needs: frozenset[Privilege] | None = frozenset({Privilege.LOGIN})
+    body_limit: int = LOGIN_BODY_LIMIT
+    too_large: str = "http.body_too_large"
+
+
+Routes = Mapping[str, Mapping[str, Route]]
 
 
 class Dialect(Protocol):
     """One API family.
 
     Attributes:
-        prefix: of its paths.
-        routes: path, then method, to handler.
+        prefixes: of its paths.
+        headers: that all of its answers have beside the site's.
+        routes: path, then method, to route. A path that ends with "/{}" takes one more part, which is `Call.argument`.
     """
 
     @property
-    def prefix(self) -> str: ...
+    def prefixes(self) -> tuple[str, ...]: ...
 
     @property
-    def routes(self) -> Mapping[str, Mapping[str, Handler]]: ...
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def routes(self) -> Routes: ...
 
     def word(self, problem: Problem, request_id: str) -> Reply:
         """Return the problem in this family's shape, with its code and the request id."""

@@ -1,8 +1,13 @@
 """The IBM dialect: `/ibm/v1`, as shipped firmware speaks it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from bmc_proxy.access import SIGNING
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.bodies import csr_of
-from bmc_proxy.http.call import Call, Problem, Reply
+from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route, Routes
+from bmc_proxy.http.redfish.shapes import error_object
 
 SIGN_CSR = "/ibm/v1/Host/Actions/SignCSR"
 ROOT = "/ibm/v1/Host/Certificate/root"
@@ -15,11 +20,15 @@ _BAD_CSR = "Bad CSR"
 class Ibm:
     """Answers in shipped firmware's shapes."""
 
-    prefix = "/ibm/v1/"
+    prefixes = ("/ibm/v1/",)
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.routes = {SIGN_CSR: {"POST": self._sign_csr}, ROOT: {"GET": self._root}}
+        self.routes: Routes = {
+            SIGN_CSR: {"POST": Route(self._sign_csr, SIGNING, CSR_BODY_LIMIT, "csr.too_large")},
+            ROOT: {"GET": Route(self._root, SIGNING)},
+        }
 
     def word(self, problem: Problem, request_id: str) -> Reply:
         """Return the problem as `{"Description":…}`, or as a Redfish error object where the body could not be read.
@@ -28,7 +37,7 @@ class Ibm:
         """
         told = {"Code": problem.code, "Message": problem.text, "RequestId": request_id}
         if problem.in_body:
-            return Reply(problem.status, {"error": _redfish_error(problem.text), **told}, problem.headers)
+            return Reply(problem.status, {"error": error_object(problem), **told}, problem.headers)
         is_csr = problem.code.startswith("csr.")
         description = _BAD_CSR if is_csr else _DESCRIPTIONS.get(problem.status, problem.text)
         return Reply(problem.status, {"Description": description, **told}, problem.headers)
@@ -41,18 +50,3 @@ class Ibm:
     async def _root(self, call: Call) -> Reply:
         root = await self._exchange.root()
         return Reply(200, {"Certificate": root.pem}, {} if root.age_s is None else {"Age": str(root.age_s)})
-
-
-def _redfish_error(text: str) -> dict[str, object]:
-    """Return a Redfish error object (DSP0266, 8.6)."""
-    message_id = "Base.1.13.0.GeneralError"
-    resolution = "Correct the request body and send the request again."
-    information = {
-        "@odata.type": "#Message.v1_1_1.Message",
-        "MessageId": message_id,
-        "Message": text,
-        "MessageArgs": [],
-        "MessageSeverity": "Critical",
-        "Resolution": resolution,
-    }
-    return {"code": message_id, "message": text, "@Message.ExtendedInfo": [information]}

@@ -1,17 +1,25 @@
 """The only map from errors to HTTP."""
 
 from http import HTTPStatus
+from math import ceil
 
 from bmc_proxy.errors import (
     AgentBusy,
     AgentFailed,
     AgentTimeout,
     AgentUnavailable,
+    AuthFailed,
+    AuthRequired,
     BodyMalformed,
+    CsrBodyMalformed,
     CsrMalformed,
     CsrTooLarge,
     ExchangeError,
+    Forbidden,
+    NothingThere,
+    PropertyRefused,
     RequestRefused,
+    TooManyRequests,
 )
 from bmc_proxy.http.call import Problem
 from protocol.errors import ErrorCode
@@ -33,8 +41,22 @@ _REFUSALS = {
 def from_error(error: ExchangeError) -> Problem:
     """Return what an error of the exchange is to HTTP."""
     match error:
+        case AuthRequired():
+            return Problem(401, "auth.required", error.text)
+        case AuthFailed():
+            return Problem(401, "auth.failed", error.text)
+        case Forbidden():
+            return Problem(403, "auth.forbidden", error.text)
+        case TooManyRequests(retry_after_s=seconds):
+            return Problem(429, "http.too_many_requests", error.text, _retry_after(max(1, ceil(seconds))))
+        case NothingThere():
+            return not_found()
+        case PropertyRefused(exists=exists, name=name):
+            return Problem(400, "account.exists" if exists else "account.invalid", error.text, about=name or None)
         case CsrMalformed():
-            return Problem(400, "csr.malformed", error.text, in_body=isinstance(error, BodyMalformed))
+            return Problem(400, "csr.malformed", error.text, in_body=isinstance(error, CsrBodyMalformed))
+        case BodyMalformed():
+            return Problem(400, "http.bad_body", error.text, in_body=True)
         case CsrTooLarge():
             return Problem(413, "csr.too_large", error.text)
         case RequestRefused(code=code):
@@ -72,9 +94,14 @@ def bad_idempotency_key(limit: int) -> Problem:
     return Problem(400, "http.bad_idempotency_key", f"Send one Idempotency-Key of 1 to {limit} ASCII characters.")
 
 
-def body_too_large(limit: int) -> Problem:
-    """The body is over its limit, in octets; the rest of it is not read."""
-    return Problem(413, "csr.too_large", f"The body is larger than {limit} octets.")
+def body_too_large(code: str, limit: int) -> Problem:
+    """The body is over its limit, in octets; the rest of it is not read. What was to be in it names the code."""
+    return Problem(413, code, f"The body is larger than {limit} octets.")
+
+
+def too_slow(limit_s: float) -> Problem:
+    """The request was not there in time."""
+    return Problem(408, "http.too_slow", f"Send the whole request within {limit_s:.0f} seconds.")
 
 
 def header_too_large(limit: int) -> Problem:

@@ -1,7 +1,6 @@
 """Custody in a file: PKCS#8 in PEM, mode 0600, readable by its owner alone."""
 
 import os
-import stat
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
 )
 
+from runtime.files import FileRefused, read_secret
 from vmi_agent.custody import CustodyError
 
 
@@ -89,17 +89,11 @@ def load(path: Path) -> FileCustody:
         CustodyError: the file is missing, not a private key, or open to other users.
     """
     try:
-        with open(path, "rb") as file:
-            # Of the open file, not of the path: what was checked is what is read.
-            state = os.fstat(file.fileno())
-            pem = file.read()
+        pem = read_secret(path)
     except OSError as error:
         raise CustodyError(f"CA key {path}: {error.strerror}") from error
-    if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(state.st_mode)
-        raise CustodyError(f"CA key {path} is open to other users (mode {mode:04o}). Run: chmod 600 {path}")
-    if state.st_uid != os.geteuid():
-        raise CustodyError(f"CA key {path} belongs to uid {state.st_uid}, this process runs as {os.geteuid()}.")
+    except FileRefused as error:
+        raise CustodyError(f"CA key {error}") from error
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:

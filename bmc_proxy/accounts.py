@@ -1,0 +1,244 @@
+"""Accounts: who may ask, in which role, kept in one file that is read anew whenever somebody changed it.
+
+`STATE/accounts.json` is 0600 and replaced as a whole, under a lock, so that `bmc-proxy account` and a running proxy may
+both write it. It holds argon2id hashes, never a password.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import Enum, unique
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from runtime.files import FileRefused, read_secret, replace_file
+
+FILE_NAME = "accounts.json"
+LIMIT = 64
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or '_'"
+# Whoever asks without login is told so in the ledger.
+ANONYMOUS = "anonymous"
+_VERSION = 1
+
+
+@unique
+class Privilege(Enum):
+    """What Redfish roles are made of (DSP0266, 13.2)."""
+
+    LOGIN = "Login"
+    CONFIGURE_MANAGER = "ConfigureManager"
+    CONFIGURE_USERS = "ConfigureUsers"
+    CONFIGURE_COMPONENTS = "ConfigureComponents"
+    CONFIGURE_SELF = "ConfigureSelf"
+
+
+@unique
+class Role(Enum):
+    """Redfish's own three roles."""
+
+    ADMINISTRATOR = "Administrator"
+    OPERATOR = "Operator"
+    READ_ONLY = "ReadOnly"
+
+    @property
+    def privileges(self) -> frozenset[Privilege]:
+        """What an account of this role may do."""
+        return _PRIVILEGES[self]
+
+
+_PRIVILEGES = {
+    Role.ADMINISTRATOR: frozenset(Privilege),
+    Role.OPERATOR: frozenset({Privilege.LOGIN, Privilege.CONFIGURE_COMPONENTS, Privilege.CONFIGURE_SELF}),
+    Role.READ_ONLY: frozenset({Privilege.LOGIN, Privilege.CONFIGURE_SELF}),
+}
+
+
+class AccountsUnusable(Exception):
+    """The file of accounts may not be used as it is; the text says what to change."""
+
+
+class AccountRefused(Exception):
+    """A change of the accounts is refused; the text says what to change.
+
+    Attributes:
+        about: what was wrong: "name", "password", "role", "exists", "missing", "limit" or "last".
+    """
+
+    def __init__(self, about: str, text: str) -> None:
+        super().__init__(text)
+        self.about = about
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account.
+
+    Attributes:
+        password_hash: argon2id in its own text form; None where no password lets in, only a certificate or another
+            checker.
+    """
+
+    name: str
+    role: Role
+    password_hash: str | None
+    enabled: bool = True
+
+    @property
+    def administers(self) -> bool:
+        """Whether this is an Administrator who is let in."""
+        return self.enabled and self.role is Role.ADMINISTRATOR
+
+    @property
+    def password_id(self) -> str:
+        """Another one for each password: what was opened with an old password can be told from what was not."""
+        return hashlib.sha256((self.password_hash or "").encode()).hexdigest()
+
+
+Accounts = Mapping[str, Account]
+
+
+class AccountStore:
+    """The accounts of one state directory.
+
+    Args:
+        state_dir: exists.
+        report: is told, once until it works again, why a changed file cannot be read; what was read last then stays.
+
+    Raises:
+        AccountsUnusable: the file is there and cannot be used.
+    """
+
+    def __init__(self, state_dir: Path, report: Callable[[str], None] = lambda _reason: None) -> None:
+        self._path = state_dir / FILE_NAME
+        self._report = report
+        self._reported = False
+        self._seen: tuple[int, int, int] | None = None
+        self._accounts: Accounts = MappingProxyType({})
+        self._look(self._stamp())
+
+    def all(self) -> Accounts:
+        """Return the accounts by name, as they are now."""
+        try:
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._look(stamp)
+                self._reported = False
+        except AccountsUnusable as error:
+            if not self._reported:
+                self._report(str(error))
+            self._reported = True
+        return self._accounts
+
+    def get(self, name: str) -> Account | None:
+        """Return the account of this name."""
+        return self.all().get(name)
+
+    def add(self, account: Account) -> None:
+        """Add an account. Blocks, as every change does: for a lock, and until it is durable.
+
+        Raises:
+            AccountRefused: the name is taken or none, or there are `LIMIT` accounts.
+        """
+        with self._changing() as accounts:
+            if not NAME.fullmatch(account.name) or account.name == ANONYMOUS:
+                raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {ANONYMOUS!r}.")
+            if account.name in accounts:
+                raise AccountRefused("exists", f"There is an account {account.name} already.")
+            if len(accounts) >= LIMIT:
+                raise AccountRefused(
+                    "limit", f"There are {LIMIT} accounts, which is all there can be. Remove one first."
+                )
+            accounts[account.name] = account
+
+    def remove(self, name: str, *, keep_administrator: bool = False) -> None:
+        """Remove an account.
+
+        Args:
+            keep_administrator: refuse to take the last enabled Administrator away.
+
+        Raises:
+            AccountRefused: there is none of this name, or it is the last Administrator.
+        """
+        with self._changing() as accounts:
+            account = _existing(accounts, name)
+            if keep_administrator:
+                _refuse_for_the_last(accounts, account)
+            del accounts[name]
+
+    def change(self, name: str, change: Callable[[Account], Account], *, keep_administrator: bool = False) -> Account:
+        """Put what `change` makes of an account in its place and return it. Arguments and errors as for `remove`."""
+        with self._changing() as accounts:
+            account = _existing(accounts, name)
+            changed = change(account)
+            if keep_administrator and not changed.administers:
+                _refuse_for_the_last(accounts, account)
+            accounts[name] = changed
+        return changed
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Account]]:
+        """Yield the accounts for changing, and store them; no two changes, of whatever process, overlap."""
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            accounts = dict(_read(self._path))
+            yield accounts
+            replace_file(self._path, _to_json(accounts))
+        finally:
+            os.close(descriptor)
+
+    def _look(self, stamp: tuple[int, int, int] | None) -> None:
+        # The stamp is from before reading: what is written meanwhile is seen the next time.
+        self._accounts = MappingProxyType(_read(self._path))
+        self._seen = stamp
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AccountsUnusable(f"{self._path}: {error.strerror}") from error
+        return state.st_ino, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _existing(accounts: Accounts, name: str) -> Account:
+    if name not in accounts:
+        raise AccountRefused("missing", f"There is no account {name}.")
+    return accounts[name]
+
+
+def _refuse_for_the_last(accounts: Accounts, account: Account) -> None:
+    if account.administers and not any(each.administers for each in accounts.values() if each is not account):
+        raise AccountRefused("last", "This is the last enabled Administrator. Make another one first.")
+
+
+def _to_json(accounts: Accounts) -> bytes:
+    rows = [asdict(account) | {"role": account.role.value} for account in accounts.values()]
+    return (json.dumps({"version": _VERSION, "accounts": rows}, indent=2) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Account]:
+    try:
+        stored = json.loads(read_secret(path))
+        if stored["version"] != _VERSION:
+            raise AccountsUnusable(f"{path} has version {stored['version']}, this proxy knows {_VERSION}")
+        return {row["name"]: _account(row) for row in stored["accounts"]}
+    except FileNotFoundError:
+        return {}
+    except FileRefused as error:
+        raise AccountsUnusable(str(error)) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AccountsUnusable(f"{path} cannot be read: {error}. Restore it from a backup, or remove it.") from error
+
+
+def _account(row: Any) -> Account:
+    return Account(str(row["name"]), Role(row["role"]), row["password_hash"], bool(row["enabled"]))

@@ -1,0 +1,192 @@
+"""One HTTP connection: limits on what its requests' headers hold and on how long they take to arrive."""
+
+import json
+import secrets
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IAddress, IHandshakeListener
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from zope.interface import implementer
+
+from bmc_proxy.http import problems
+from bmc_proxy.http.call import Problem
+from bmc_proxy.http.crowd import Member
+from bmc_proxy.http.edge import Listener
+from bmc_proxy.http.headers import FIXED_HEADERS
+from bmc_proxy.http.request import ExchangeRequest, path_of
+from bmc_proxy.sources import source_of
+from runtime.tls import failure_text, is_tls_failure, peer_certificate
+from runtime.transport import Wire
+
+HEADER_LIMIT = 8 * 1024
+# From the connection, or from a request's first octet: TLS handshake and header; then the body.
+HEADER_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 60
+LAST_WORD_S = 2.0
+LENGTH_DIGITS = 18
+
+_log = Logger()
+
+
+@implementer(IHandshakeListener)
+class ExchangeChannel(HTTPChannel):
+    """One HTTP connection."""
+
+    requestFactory = ExchangeRequest  # type: ignore[assignment]  # narrower, and only ever made for this channel
+    listener: Listener
+    # Ours counts the header's octets itself, to answer 431 where Twisted would answer a bare 400.
+    totalHeadersSize = 2 * HEADER_LIMIT
+    maxHeaders = HEADER_LIMIT
+    MAX_LENGTH = HEADER_LIMIT
+    address = ""
+    certificate_user: str | None = None
+    _header_octets = 0
+    # When what is being received must be here; None while nothing is.
+    _due: float | None = None
+    _limit_s = HEADER_TIMEOUT_S
+    _is_refused = False
+    _leave_crowd: Callable[[], None] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.address = host_of(self.getPeer())
+        self._can_speak = not isinstance(self.transport, TLSMemoryBIOProtocol)
+        self._expect_within(HEADER_TIMEOUT_S)
+        member = Member(source_of(self.address), lambda: not self.requests, self._end_for_another)
+        self._leave_crowd = self.listener.edge.crowd.enter(member)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: by now OpenSSL accepted the client's certificate, if there is one."""
+        self._can_speak = True
+        certificate = peer_certificate(self.transport)
+        if certificate is not None:
+            self.certificate_user = self.listener.edge.user_of(certificate)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        text = failure_text(self.transport, reason)
+        if is_tls_failure(text):
+            _log.info("TLS refused", address=self.address, reason=text)
+        super().connectionLost(reason)
+        if self._leave_crowd is not None:
+            self._leave_crowd()
+        self.listener.channel_lost(self)
+
+    def drain(self) -> None:
+        """Close now where no whole request is under way, else after its answer."""
+        self.persistent = False
+        if not any(request.is_whole for request in self.requests):
+            self._close()
+
+    def look(self, now: float) -> None:
+        """End the connection if what is being received should be here by now."""
+        if self._due is None or now < self._due:
+            return
+        if self._is_refused or not self._can_speak or any(request.is_answered for request in self.requests):
+            self._due = None
+            cast(Wire, self.transport).abortConnection()
+        else:
+            self._refuse(problems.too_slow(self._limit_s))
+
+    def _expect_within(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._due = self.listener.edge.reactor.seconds() + limit_s
+
+    def _end_for_another(self) -> None:
+        _log.info("connection ended", address=self.address, reason="idle, and its place is needed")
+        self._close()
+
+    def _close(self) -> None:
+        if self._can_speak:
+            self.loseConnection()
+        else:
+            cast(Wire, self.transport).abortConnection()
+
+    # What Twisted's parser calls
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets are here; the first ones after an answer are the next request's."""
+        if self._due is None and not self.requests:
+            self._expect_within(HEADER_TIMEOUT_S)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """A line of the header is here."""
+        if self._due is None:
+            self._expect_within(HEADER_TIMEOUT_S)
+        self._header_octets += len(line) + len(b"\r\n")
+        if self._header_octets > HEADER_LIMIT:
+            self._refuse(problems.header_too_large(HEADER_LIMIT))
+        else:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """One line alone is over the limit."""
+        self._refuse(problems.header_too_large(HEADER_LIMIT))
+
+    def allHeadersReceived(self) -> None:
+        """The header is here whole."""
+        self._header_octets = 0
+        self._expect_within(BODY_TIMEOUT_S)
+        super().allHeadersReceived()
+        if self.listener.draining:
+            self.persistent = False
+
+    def allContentReceived(self) -> None:
+        """The request is here whole."""
+        self._due = None
+        super().allContentReceived()
+
+    def headerReceived(self, line: bytes) -> bool:
+        """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses."""
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and len(value.strip()) > LENGTH_DIGITS:
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(super().headerReceived(line))
+
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """Return method, target and version of the request that is coming in; before its first line, empty ones.
+
+        Twisted hands them out only with the whole body, which is too late for one that is refused while it streams.
+        """
+        return getattr(self, "_command", b""), getattr(self, "_path", b""), getattr(self, "_version", b"HTTP/1.1")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted found the request not to be HTTP; its own answer has no body."""
+        self._refuse(problems.not_http())
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer without a request, and close; once."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._due = self.listener.edge.reactor.seconds() + LAST_WORD_S
+        if any(request.is_answered for request in self.requests):
+            self.loseConnection()
+            return
+        _, target, _ = self.request_line()
+        request_id = secrets.token_hex(8)
+        dialect = self.listener.edge.router.dialect_for(path_of(target))
+        reply = dialect.word(problem, request_id)
+        body = json.dumps(reply.body, separators=(",", ":")).encode()
+        head = [f"HTTP/1.1 {reply.status} {problems.reason(reply.status)}".encode()]
+        head += [name + b": " + value for name, value in FIXED_HEADERS.items()]
+        head += [f"{name}: {value}".encode() for name, value in dialect.headers.items()]
+        head += [b"X-Request-Id: " + request_id.encode(), b"Content-Length: %d" % len(body), b"Connection: close"]
+        cast(Wire, self.transport).write(b"\r\n".join(head) + b"\r\n\r\n" + body)
+        _log.info(
+            "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
+        )
+        self.loseConnection()
+
+
+def host_of(address: IAddress) -> str:
+    """Return where a peer is, without its port."""
+    return "unix" if isinstance(address, UNIXAddress) else str(getattr(address, "host", "-"))

@@ -1,0 +1,137 @@
+"""Redfish's AccountService: accounts and the roles they may have."""
+
+from bmc_proxy.access import Access
+from bmc_proxy.accounts import Account, Privilege, Role
+from bmc_proxy.errors import NothingThere, PropertyRefused
+from bmc_proxy.http.call import Call, Reply, Route, Routes
+from bmc_proxy.http.redfish.bodies import flag_in, properties_of, role_in, text_in
+from bmc_proxy.http.redfish.shapes import ACCOUNT_SERVICE, ACCOUNTS, ROLES, collection, link, resource, success
+from bmc_proxy.lockout import LOCK_AFTER, LOCK_S
+from bmc_proxy.passwords import MAX_LENGTH, MIN_LENGTH
+
+_USERS = frozenset({Privilege.CONFIGURE_USERS})
+# What Redfish calls the parts of an account that a change can be refused for.
+_PROPERTIES = {"name": "UserName", "password": "Password", "exists": "UserName"}
+
+
+class AccountRoutes:
+    """What is under /redfish/v1/AccountService."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self.routes: Routes = {
+            ACCOUNT_SERVICE: {"GET": Route(self._service)},
+            ACCOUNTS: {"GET": Route(self._list), "POST": Route(self._create, _USERS)},
+            f"{ACCOUNTS}/{{}}": {
+                "GET": Route(self._get),
+                "PATCH": Route(self._change),
+                "DELETE": Route(self._delete, _USERS),
+            },
+            ROLES: {"GET": Route(_list_roles)},
+            f"{ROLES}/{{}}": {"GET": Route(_get_role)},
+        }
+
+    async def _service(self, _call: Call) -> Reply:
+        return resource(
+            ACCOUNT_SERVICE,
+            "#AccountService.v1_11_0.AccountService",
+            "AccountService",
+            "Account Service",
+            {
+                "ServiceEnabled": True,
+                "AccountLockoutThreshold": LOCK_AFTER,
+                "AccountLockoutDuration": int(LOCK_S),
+                "AccountLockoutCounterResetAfter": int(LOCK_S),
+                "MinPasswordLength": MIN_LENGTH,
+                "MaxPasswordLength": MAX_LENGTH,
+                "Accounts": link(ACCOUNTS),
+                "Roles": link(ROLES),
+            },
+        )
+
+    async def _list(self, call: Call) -> Reply:
+        accounts = self._access.accounts_for(call.known_caller)
+        return collection(ACCOUNTS, "ManagerAccount", "Accounts Collection", [account.name for account in accounts])
+
+    async def _create(self, call: Call) -> Reply:
+        given = properties_of(call.body, ("UserName", "Password", "RoleId", "Enabled"))
+        name, password = text_in(given, "UserName"), text_in(given, "Password")
+        role = role_in(given)
+        if role is None:
+            raise PropertyRefused("RoleId", f"Give RoleId: one of {', '.join(role.value for role in Role)}.")
+        enabled = flag_in(given, "Enabled") is not False
+        try:
+            account = await self._access.add_account(call.known_caller, name, password, role, enabled)
+        except PropertyRefused as error:
+            raise _in_redfish(error) from error
+        return self._account(account, 201, {"Location": f"{ACCOUNTS}/{account.name}"})
+
+    async def _get(self, call: Call) -> Reply:
+        return self._account(self._access.account_for(call.known_caller, call.argument))
+
+    async def _change(self, call: Call) -> Reply:
+        given = properties_of(call.body, ("Password", "RoleId", "Enabled", "Locked"))
+        if not given:
+            raise PropertyRefused("", "Give what is to change: Password, RoleId, Enabled or Locked.")
+        if flag_in(given, "Locked") is True:
+            raise PropertyRefused("Locked", "Locked can only be set to false. To shut an account out: Enabled.")
+        try:
+            account = await self._access.change_account(
+                call.known_caller,
+                call.argument,
+                password=text_in(given, "Password") if "Password" in given else None,
+                role=role_in(given),
+                enabled=flag_in(given, "Enabled"),
+                unlock="Locked" in given,
+            )
+        except PropertyRefused as error:
+            raise _in_redfish(error) from error
+        return self._account(account)
+
+    async def _delete(self, call: Call) -> Reply:
+        try:
+            await self._access.remove_account(call.known_caller, call.argument)
+        except PropertyRefused as error:
+            raise _in_redfish(error) from error
+        return success()
+
+    def _account(self, account: Account, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
+        return resource(
+            f"{ACCOUNTS}/{account.name}",
+            "#ManagerAccount.v1_9_0.ManagerAccount",
+            account.name,
+            "User Account",
+            {
+                "UserName": account.name,
+                "Password": None,
+                "RoleId": account.role.value,
+                "Enabled": account.enabled,
+                "Locked": self._access.is_locked(account.name),
+                "AccountTypes": ["Redfish"],
+                "Links": {"Role": link(f"{ROLES}/{account.role.value}")},
+            },
+            status=status,
+            headers=headers,
+        )
+
+
+async def _list_roles(_call: Call) -> Reply:
+    return collection(ROLES, "Role", "Roles Collection", [role.value for role in Role])
+
+
+async def _get_role(call: Call) -> Reply:
+    try:
+        role = Role(call.argument)
+    except ValueError as error:
+        raise NothingThere from error
+    properties = {
+        "RoleId": role.value,
+        "IsPredefined": True,
+        "AssignedPrivileges": [privilege.value for privilege in Privilege if privilege in role.privileges],
+    }
+    return resource(f"{ROLES}/{role.value}", "#Role.v1_3_1.Role", role.value, "User Role", properties)
+
+
+def _in_redfish(error: PropertyRefused) -> PropertyRefused:
+    """Return the refusal in Redfish's words."""
+    return PropertyRefused(_PROPERTIES.get(error.name, ""), error.text, error.exists)

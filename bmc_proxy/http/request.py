@@ -1,0 +1,247 @@
+"""One HTTP request: judged when its headers are here, answered when its body is.
+
+Who asks, and whether it may, is judged before the body is looked at. `twisted.web` parses; it has no limit on bodies,
+so octets are counted as they come. What is refused while its body still comes is answered at once, and a bounded rest
+is read and thrown away, because a client that is cut off in mid-sentence sees a reset instead of the answer.
+"""
+
+import json
+import secrets
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request, datetimeToString
+
+from bmc_proxy.access import Caller, anonymous
+from bmc_proxy.errors import ExchangeError, TooManyRequests
+from bmc_proxy.http import problems
+from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
+from bmc_proxy.http.edge import Channel
+from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in
+from bmc_proxy.sources import source_of
+
+DISCARD_LIMIT = 1024 * 1024
+IDEMPOTENCY_KEY_LIMIT = 255
+# Methods whose body says what it is; a GET may carry a Content-Type that means nothing.
+_WITH_BODY = (b"POST", b"PATCH", b"PUT")
+
+_log = Logger()
+
+
+class Refused(Exception):
+    """The request gets this problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+class ExchangeRequest(Request):
+    """One request, from its headers to its answer."""
+
+    channel: Channel  # type: ignore[assignment]  # narrower than Twisted's, so that it stands above the connection
+
+    def __init__(self, channel: Channel, queued: object = False) -> None:
+        super().__init__(channel, queued)  # type: ignore[arg-type]  # it is an HTTPChannel
+        self.request_id = secrets.token_hex(8)
+        self._listener = channel.listener
+        self._edge = channel.listener.edge
+        self._started_at = self._edge.reactor.seconds()
+        self.address = channel.address
+        self._body = bytearray()
+        self._body_limit = CSR_BODY_LIMIT
+        self._is_too_large = False
+        self._discarded = 0
+        self._awaiting_body: Deferred[None] | None = None
+        self._work: Deferred[None] | None = None
+        self._caller: Caller | None = None
+        self._told: dict[str, str] = {}
+        self.is_answered = False
+        self.is_whole = False
+
+    # While it comes in
+
+    def parseCookies(self) -> None:
+        """Cookies are read with the other credentials."""
+
+    def gotLength(self, length: int | None) -> None:
+        """The headers are here; `length` is what they announce, None for a chunked body."""
+        self.method, self.uri, self.clientproto = self.channel.request_line()
+        self.path = path_of(self.uri)
+        self._announced = length
+        # Nothing is written once the client has hung up, and what was begun for it is given up.
+        self.notifyFinish().addErrback(self._hung_up)
+        self._work = Deferred.fromCoroutine(self._answer())
+        self._work.addErrback(self._failed)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of the body is here."""
+        if self.is_answered or self._is_too_large:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_LIMIT:
+                self.channel.loseConnection()
+            return
+        self._body += data
+        if len(self._body) > self._body_limit:
+            self._body_is_too_large()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is here whole. Replaces Twisted's own, which parses query and forms that nobody asks for."""
+        self.is_whole = True
+        if self.is_answered:
+            self.finish()
+        elif self._awaiting_body is not None:
+            self._awaiting_body.callback(None)
+
+    def _body_is_too_large(self) -> None:
+        self._is_too_large = True
+        self._body.clear()
+        self.channel.persistent = False
+        if self._awaiting_body is not None:
+            waiting, self._awaiting_body = self._awaiting_body, None
+            waiting.callback(None)
+
+    # From its headers on
+
+    async def _answer(self) -> None:
+        try:
+            self._write(await self._reply(), "ok")
+        except Refused as refused:
+            self._tell(refused.problem)
+        except ExchangeError as error:
+            self._tell(problems.from_error(error))
+        if self.is_whole:
+            self.finish()
+
+    async def _reply(self) -> Reply:
+        # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on.
+        hosts = self.requestHeaders.getRawHeaders(b"Host", [])
+        if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+            raise Refused(problems.not_http())
+        found = self._edge.router.find(self.method.decode("latin-1"), self.path)
+        if isinstance(found, Problem):
+            self._charge(None)
+            raise Refused(found)
+        route = found.route
+        self._caller = await self._admit(route)
+        content_type = self.getHeader(b"Content-Type")
+        if self.method in _WITH_BODY and content_type is not None and not _is_json(content_type):
+            raise Refused(problems.wrong_content_type())
+        key = self._idempotency_key()
+        await self._whole_body(route)
+        return await route.answer(
+            Call(self.request_id, self._caller, self.address, bytes(self._body), key, found.argument, self._told)
+        )
+
+    async def _admit(self, route: Route) -> Caller | None:
+        """Return who asks, once it may ask this, and this often."""
+        credentials = credentials_in(self.requestHeaders, self.method, self.channel.certificate_user)
+        caller = self._edge.access.known(credentials, self.address)
+        if caller is None and credentials.basic is None and self._listener.is_anonymous:
+            caller = anonymous(self.address)
+        self._charge(caller)
+        if route.needs is None:
+            return caller
+        if caller is None:
+            caller = await self._edge.access.caller(credentials, self.address)
+        caller.must_have(route.needs)
+        return caller
+
+    def _charge(self, caller: Caller | None) -> None:
+        wait_s = self._edge.allowances.take(source_of(self.address), is_known=caller is not None)
+        if wait_s > 0:
+            raise TooManyRequests(wait_s)
+
+    def _idempotency_key(self) -> str | None:
+        keys = self.requestHeaders.getRawHeaders(b"Idempotency-Key", [])
+        if len(keys) > 1 or any(not 0 < len(key) <= IDEMPOTENCY_KEY_LIMIT or not key.isascii() for key in keys):
+            raise Refused(problems.bad_idempotency_key(IDEMPOTENCY_KEY_LIMIT))
+        return keys[0].decode() if keys else None
+
+    async def _whole_body(self, route: Route) -> None:
+        """Wait until the body is here."""
+        self._body_limit = route.body_limit
+        if max(len(self._body), self._announced or 0) > self._body_limit:
+            self._body_is_too_large()
+        if not self.is_whole and not self._is_too_large:
+            self._awaiting_body = Deferred()
+            await self._awaiting_body
+        if self._is_too_large:
+            raise Refused(problems.body_too_large(route.too_large, self._body_limit))
+
+    def _hung_up(self, _failure: Failure) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    def _failed(self, failure: Failure) -> None:
+        """The client hung up, or there is a bug in here."""
+        if isinstance(failure.value, CancelledError) and self._disconnected:
+            self._log_request("client hung up")
+            return
+        _log.failure("request failed", failure, request_id=self.request_id)
+        if not self._disconnected and not self.startedWriting:
+            self._tell(problems.failed())
+            if self.is_whole:
+                self.finish()
+
+    # The answer
+
+    def _tell(self, problem: Problem) -> None:
+        headers = dict(problem.headers)
+        # Whoever is asked by a browser's script is not to show the browser's own dialog.
+        if problem.status == 401 and not self.requestHeaders.hasHeader(b"X-Requested-With"):
+            headers["WWW-Authenticate"] = 'Basic realm="BMC", charset="UTF-8"'
+        reply = self._edge.router.dialect_for(self.path).word(problem, self.request_id)
+        self._write(Reply(reply.status, reply.body, {**reply.headers, **headers}, reply.cookies), problem.code)
+
+    def _write(self, reply: Reply, code: str) -> None:
+        self.is_answered = True
+        if not self.is_whole:
+            # The body is not waited for: nobody needs a permission to send what is thrown away.
+            self.requestHeaders.removeHeader(b"Expect")
+            if self._announced is None or self._announced > self._body_limit:
+                self.channel.persistent = False
+        body = json.dumps(reply.body, separators=(",", ":"), ensure_ascii=False).encode()
+        self.setResponseCode(reply.status)
+        headers = self.responseHeaders
+        for name, value in FIXED_HEADERS.items():
+            headers.setRawHeaders(name, [value])
+        headers.setRawHeaders(b"Date", [datetimeToString(self._edge.reactor.seconds())])
+        headers.setRawHeaders(b"X-Request-Id", [self.request_id.encode()])
+        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        if not self.channel.persistent:
+            headers.setRawHeaders(b"Connection", [b"close"])
+        for header, text in (*self._edge.router.dialect_for(self.path).headers.items(), *reply.headers.items()):
+            headers.setRawHeaders(header, [text])
+        if reply.cookies:
+            headers.setRawHeaders(b"Set-Cookie", [cookie.encode() for cookie in reply.cookies])
+        self.write(body)
+        self._log_request(code)
+
+    def _log_request(self, code: str) -> None:
+        _log.info(
+            "request",
+            request_id=self.request_id,
+            method=self.method.decode("ascii", "replace")[:16],
+            path=self._edge.router.pattern_of(self.path),
+            status=self.code if self.startedWriting else None,
+            code=code,
+            address=self.address,
+            **({} if self._caller is None else {"user": self._caller.user, "known_by": self._caller.method}),
+            **self._told,
+            took_ms=round((self._edge.reactor.seconds() - self._started_at) * 1000, 1),
+        )
+
+
+def path_of(target: bytes) -> bytes:
+    """Return the path in a request target, which may be in absolute form (RFC 9112, 3.2.2)."""
+    scheme, separator, rest = target.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        target = b"/" + rest.partition(b"/")[2]
+    return target.partition(b"?")[0]
+
+
+def _is_json(content_type: bytes) -> bool:
+    """Return whether a Content-Type is application/json, whatever its parameters say."""
+    return content_type.partition(b";")[0].strip().lower() == b"application/json"

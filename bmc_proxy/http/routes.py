@@ -1,0 +1,64 @@
+"""From a request target to a route, and to the dialect that answers for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from bmc_proxy.http import problems
+from bmc_proxy.http.call import Dialect, Problem, Route
+
+_WITH_ARGUMENT = "/{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A route, what its path stands for in the log, and the argument in the path."""
+
+    route: Route
+    pattern: str
+    argument: str
+
+
+class Router:
+    """All routes of all dialects.
+
+    Args:
+        dialects: the first one words what belongs to none of them.
+    """
+
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._dialects = dialects
+        self._routes = {path: methods for dialect in dialects for path, methods in dialect.routes.items()}
+
+    def find(self, method: str, path: bytes) -> Found | Problem:
+        """Return the route of a path, or the 404 or 405 that it gets."""
+        pattern, argument = self._pattern_of(path)
+        methods = self._routes.get(pattern)
+        if methods is None:
+            return problems.not_found()
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
+            return problems.method_not_allowed(", ".join(allowed))
+        return Found(route, pattern, argument)
+
+    def pattern_of(self, path: bytes) -> str:
+        """Return what a path is called in the log: one of ours, or "-", as anything else is a stranger's text."""
+        pattern, _ = self._pattern_of(path)
+        return pattern if pattern in self._routes else "-"
+
+    def dialect_for(self, path: bytes) -> Dialect:
+        """Return the dialect that answers for a path."""
+        text = path.decode("latin-1")
+        found = (dialect for dialect in self._dialects if text.startswith(dialect.prefixes))
+        return next(found, self._dialects[0])
+
+    def _pattern_of(self, path: bytes) -> tuple[str, str]:
+        text = path.decode("latin-1")
+        if text in self._routes:
+            return text, ""
+        parent, _, last = path.rpartition(b"/")
+        pattern = parent.decode("latin-1") + _WITH_ARGUMENT
+        if not last or pattern not in self._routes:
+            return text, ""
+        return pattern, unquote_to_bytes(last).decode("utf-8", "replace")

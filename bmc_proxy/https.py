@@ -1,0 +1,134 @@
+"""HTTPS: the proxy's certificate, and who a client certificate names.
+
+Without a certificate of the operator's, one is made on the first start, with the names and addresses that this machine
+has then: `STATE/https.pem`, key and certificate, 0600.
+"""
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from OpenSSL import SSL, crypto
+
+from bmc_proxy.config import HttpsConfig
+from protocol import der
+from runtime.files import FileRefused, replace_file
+from runtime.self_signed import self_signed
+from runtime.tls import TlsContext, load_identity, new_context, remember_verdict
+
+FILE_NAME = "https.pem"
+VALIDITY = timedelta(days=397)
+ALPN = b"http/1.1"
+_UPN = ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
+_UTF8_STRING = 0x0C
+SIOCGIFADDR = 0x8915
+
+
+def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
+    """Return what makes the TLS connections of the HTTPS listener.
+
+    Raises:
+        FileRefused: a certificate or key cannot be used; the text says which.
+    """
+    return TlsContext(_context(state_dir, config))
+
+
+def reload(context: TlsContext, state_dir: Path, config: HttpsConfig) -> None:
+    """Take the certificates anew for the connections that are to come. Raises as `https_context` does."""
+    context.context = _context(state_dir, config)
+
+
+def _context(state_dir: Path, config: HttpsConfig) -> SSL.Context:
+    own = state_dir / FILE_NAME
+    if config.certificate is None and not own.exists():
+        names = names_of_this_host()
+        replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
+    identity = load_identity(config.key or config.certificate or own, config.certificate or own)
+    context = new_context(SSL.TLS_SERVER_METHOD, SSL.TLS1_2_VERSION, identity)
+    for certificate in identity.chain[1:]:
+        context.add_extra_chain_cert(certificate)
+    context.set_alpn_select_callback(_select_protocol)
+    context.set_session_id(b"bmc-proxy")
+    if config.client_ca is not None:
+        _ask_for_certificates(context, config.client_ca)
+    return context
+
+
+def _ask_for_certificates(context: SSL.Context, path: Path) -> None:
+    """Let clients show a certificate of these CAs; one that does not hold is refused, none at all is not."""
+    try:
+        authorities = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FileRefused(f"client CA file {path}: {error}") from error
+    store = context.get_cert_store()
+    assert store is not None  # a context has one
+    for authority in authorities:
+        store.add_cert(crypto.X509.from_cryptography(authority))
+        context.add_client_ca(authority)
+    context.set_verify(SSL.VERIFY_PEER, remember_verdict)
+    # A session that is resumed would bring a certificate that nobody looked at again.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+
+
+def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def user_of(certificate: x509.Certificate, field: str) -> str | None:
+    """Return whom a client certificate names.
+
+    Args:
+        field: "cn" for its common name, "upn" for what stands before the @ in its user principal name (SAN).
+    """
+    if field == "upn":
+        return _principal(certificate)
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else None
+
+
+def _principal(certificate: x509.Certificate) -> str | None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        values = [name.value for name in names.get_values_for_type(x509.OtherName) if name.type_id == _UPN]
+        if len(values) != 1:
+            return None
+        tag, start, end = der.read(values[0])
+        text = values[0][start:end].decode() if tag == _UTF8_STRING else ""
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return text.partition("@")[0] or None
+
+
+def names_of_this_host() -> list[str]:
+    """Return the names and addresses that this machine has, the host's own name first."""
+    found = [socket.getfqdn(), socket.gethostname(), "localhost", *_ipv4_addresses(), *_ipv6_addresses()]
+    return [each for each in dict.fromkeys(found) if each and each.isascii()]
+
+
+def _ipv4_addresses() -> list[str]:
+    """Return the first IPv4 address of each interface that has one (netdevice(7), SIOCGIFADDR)."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue  # this interface has none
+            found.append(socket.inet_ntoa(answer[20:24]))
+    return found
+
+
+def _ipv6_addresses() -> list[str]:
+    """Return the IPv6 addresses of this machine (proc(5), /proc/net/if_inet6)."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []  # IPv6 is switched off
+    return [str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))) for line in lines]

@@ -1,0 +1,119 @@
+"""Sessions: who is logged in. In memory alone: whoever was logged in when the proxy ended logs in again."""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PER_USER_LIMIT = 64
+LIMIT = 256
+TOKEN_OCTETS = 32
+
+
+@dataclass(slots=True)
+class Session:
+    """One login.
+
+    Attributes:
+        id: names it in URLs; no secret.
+        user: the account.
+        password_id: of the account's password at login; see `Account.password_id`.
+        address: where the login came from.
+        opened_at, used_at: in seconds of the table's clock.
+        token_sha256: of the secret itself, which is not kept.
+        xsrf_token: what a page that may write has to show beside the cookie.
+    """
+
+    id: str
+    user: str
+    password_id: str
+    address: str
+    opened_at: float
+    used_at: float
+    token_sha256: bytes
+    xsrf_token: str
+
+
+class Sessions:
+    """The table of sessions.
+
+    Args:
+        now: seconds since 1970-01-01 UTC, or of any clock.
+        idle_s: how long a session lives unused.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        idle_s: float,
+        limit: int = LIMIT,
+        per_user_limit: int = PER_USER_LIMIT,
+    ) -> None:
+        self._now = now
+        self.idle_s = idle_s
+        self._limit = limit
+        self._per_user_limit = per_user_limit
+        self._by_token: dict[bytes, Session] = {}  # the longest unused first
+
+    def open(self, user: str, password_id: str, address: str) -> tuple[Session, str]:
+        """Open a session; return it and its token, 256 random bits. At a cap the one idle longest ends."""
+        self._expire()
+        of_user = [session for session in self._by_token.values() if session.user == user]
+        if len(of_user) >= self._per_user_limit:
+            self.close(of_user[0])
+        if len(self._by_token) >= self._limit:
+            self.close(next(iter(self._by_token.values())))
+        token, now = secrets.token_urlsafe(TOKEN_OCTETS), self._now()
+        session = Session(
+            id=secrets.token_hex(8),
+            user=user,
+            password_id=password_id,
+            address=address,
+            opened_at=now,
+            used_at=now,
+            token_sha256=_digest(token),
+            xsrf_token=secrets.token_urlsafe(TOKEN_OCTETS),
+        )
+        self._by_token[session.token_sha256] = session
+        return session, token
+
+    def use(self, token: str) -> Session | None:
+        """Return the session of a token, and note that it is used now.
+
+        Tokens are found by their SHA-256: how far a guess agrees with a token cannot be seen in the time that it takes.
+        """
+        session = self._by_token.get(_digest(token))
+        if session is None:
+            return None
+        if self._is_idle(session):
+            self.close(session)
+            return None
+        session.used_at = self._now()
+        self._by_token[session.token_sha256] = self._by_token.pop(session.token_sha256)
+        return session
+
+    def all(self) -> list[Session]:
+        """Return the sessions that live, the longest unused first."""
+        self._expire()
+        return list(self._by_token.values())
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session of this id."""
+        return next((session for session in self.all() if session.id == session_id), None)
+
+    def close(self, session: Session) -> None:
+        """End a session; one that has ended already may be given."""
+        self._by_token.pop(session.token_sha256, None)
+
+    def _expire(self) -> None:
+        for session in list(self._by_token.values()):
+            if not self._is_idle(session):
+                break  # those behind it were used later
+            self.close(session)
+
+    def _is_idle(self, session: Session) -> bool:
+        return self._now() - session.used_at >= self.idle_s
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

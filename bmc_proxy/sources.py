@@ -1,0 +1,53 @@
+"""Sources: where requests come from, and how much each may ask for, in bounded memory."""
+
+import ipaddress
+from collections import OrderedDict
+
+SOURCES_LIMIT = 4096
+
+
+def source_of(address: str) -> str:
+    """Return what counts as one source: an IPv4 address, an IPv6 /64, "unix"."""
+    try:
+        host = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(host, ipaddress.IPv6Address):
+        if host.ipv4_mapped is not None:
+            return str(host.ipv4_mapped)
+        return str(ipaddress.ip_network((host, 64), strict=False))
+    return str(host)
+
+
+class Allowance:
+    """A token bucket per source: `burst` at once, then `per_s` a second.
+
+    Args:
+        per_s: tokens that come back in a second.
+        burst: tokens at most, which a source has that was not seen before.
+    """
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, source: str, now: float) -> float:
+        """Return in how many seconds a token is there; 0 for now. Takes none."""
+        return max(0.0, (1 - self._level(source, now)) / self._per_s)
+
+    def take(self, source: str, now: float) -> float:
+        """Take a token and return 0, or take none and return in how many seconds there is one."""
+        level = self._level(source, now)
+        if level < 1:
+            return (1 - level) / self._per_s
+        self._levels[source] = (level - 1, now)
+        self._levels.move_to_end(source)
+        if len(self._levels) > SOURCES_LIMIT:
+            self._levels.popitem(last=False)
+        return 0.0
+
+    def _level(self, source: str, now: float) -> float:
+        level, seen = self._levels.get(source, (self._burst, now))
+        # A clock that was set back gives nothing, and takes nothing.
+        return min(self._burst, level + max(0.0, now - seen) * self._per_s)
