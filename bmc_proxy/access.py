@@ -9,7 +9,7 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from bmc_proxy.accounts import ANONYMOUS, Account, AccountRefused, AccountStore, Privilege, Role
+from bmc_proxy.accounts import ANONYMOUS, NAME, Account, AccountRefused, AccountStore, Privilege, Role
 from bmc_proxy.checkers import InThread, is_let_in
 from bmc_proxy.errors import (
     AuthFailed,
@@ -20,7 +20,7 @@ from bmc_proxy.errors import (
     TooManyRequests,
 )
 from bmc_proxy.lockout import Lockout
-from bmc_proxy.passwords import hash_password
+from bmc_proxy.passwords import hash_password, is_possible
 from bmc_proxy.sessions import Session, Sessions
 from bmc_proxy.sources import source_of
 
@@ -168,9 +168,10 @@ class Access:
     async def _check(self, user: str, password: str, address: str) -> Account:
         source = source_of(address)
         self._refuse_while_waiting(source)
-        if len(user) > 256 or sum(self._waiting.values()) >= QUEUE_LIMIT:
-            raise AuthFailed if len(user) > 256 else TooManyRequests(QUEUE_RETRY_AFTER_S)
-        if self._waiting.get(source, 0) >= QUEUE_LIMIT_PER_SOURCE:
+        if not NAME.fullmatch(user) or not is_possible(password):
+            self._lockout.refused(source, self._now())
+            raise AuthFailed
+        if sum(self._waiting.values()) >= QUEUE_LIMIT or self._waiting.get(source, 0) >= QUEUE_LIMIT_PER_SOURCE:
             raise TooManyRequests(QUEUE_RETRY_AFTER_S)
         self._waiting[source] = self._waiting.get(source, 0) + 1
         try:

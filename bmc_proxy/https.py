@@ -1,14 +1,14 @@
 """HTTPS: the proxy's certificate, and who a client certificate names.
 
 Without a certificate of the operator's, one is made on the first start, with the names and addresses that this machine
-has then: `STATE/https.pem`, key and certificate, 0600.
+has then: `STATE/https.pem`, key and certificate, 0600. A start or a SIGHUP in its last 30 days makes the next one.
 """
 
 import fcntl
 import ipaddress
 import socket
 import struct
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from runtime.self_signed import self_signed
 from runtime.tls import TlsContext, load_identity, new_context, remember_verdict
 
 FILE_NAME = "https.pem"
-VALIDITY = timedelta(days=397)
+VALIDITY = timedelta(days=365)
+RENEW_BEFORE = timedelta(days=30)
 ALPN = b"http/1.1"
 _UPN = ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 _UTF8_STRING = 0x0C
@@ -46,7 +47,7 @@ def reload(context: TlsContext, state_dir: Path, config: HttpsConfig) -> None:
 
 def _context(state_dir: Path, config: HttpsConfig) -> SSL.Context:
     own = state_dir / FILE_NAME
-    if config.certificate is None and not own.exists():
+    if config.certificate is None and _is_due(own):
         names = names_of_this_host()
         replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
     identity = load_identity(config.key or config.certificate or own, config.certificate or own)
@@ -58,6 +59,13 @@ def _context(state_dir: Path, config: HttpsConfig) -> SSL.Context:
     if config.client_ca is not None:
         _ask_for_certificates(context, config.client_ca)
     return context
+
+
+def _is_due(path: Path) -> bool:
+    """Return whether a certificate is to be made: there is none, or it ends soon."""
+    if not path.exists():
+        return True
+    return load_identity(path, path).chain[0].not_valid_after_utc - RENEW_BEFORE < datetime.now(UTC)
 
 
 def _ask_for_certificates(context: SSL.Context, path: Path) -> None:

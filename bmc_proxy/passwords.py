@@ -21,16 +21,22 @@ def hash_password(password: str) -> str:
     Raises:
         AccountRefused: the password is too short or too long, or holds control characters.
     """
-    if not MIN_LENGTH <= len(password) <= MAX_LENGTH or not password.isprintable():
+    if len(password) < MIN_LENGTH or not is_possible(password) or not password.isprintable():
         text = f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters, none of them a control character."
         raise AccountRefused("password", text)
     return _HASHER.hash(password)
 
 
+def is_possible(password: str) -> bool:
+    """Return whether anything that long, and of these characters, can be a password at all."""
+    # What JSON can say and UTF-8 cannot: half of a surrogate pair.
+    return len(password) <= MAX_LENGTH and not any("\ud800" <= character <= "\udfff" for character in password)
+
+
 def is_password(password: str, password_hash: str | None) -> bool:
     """Return whether this is the hashed password; takes the same time where there is none. Blocks, as hashing does."""
     try:
-        _HASHER.verify(password_hash or _NOBODYS, password[: MAX_LENGTH + 1])
+        _HASHER.verify(password_hash or _NOBODYS, password)
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from run_log import LINES
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
@@ -27,6 +28,11 @@ class LogWatch:
     def texts(self) -> list[str]:
         """Return all event texts so far."""
         return [formatEvent(event) for event in self.events]
+
+    def lines(self) -> list[str]:
+        """Return all events so far, with their fields."""
+        fields = ({name: event[name] for name in event if not name.startswith("log_")} for event in self.events)
+        return [f"{text} {told}" for text, told in zip(self.texts(), fields, strict=True)]
 
     def unexpected_errors(self) -> list[str]:
         """Return what a test must answer for: errors and failures that it did not announce."""
@@ -51,9 +57,15 @@ def log_watch() -> Iterator[LogWatch]:
         gc.collect()
     finally:
         globalLogPublisher.removeObserver(watch)
+        LINES.extend(watch.lines())
     errors = watch.unexpected_errors()
     if errors:
         pytest.fail("logged during the test:\n" + "\n".join(errors), pytrace=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests to the end that look at what all others left behind."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pytest_collection_finish() -> None:

@@ -1,6 +1,8 @@
-"""Programs that the tests need and that pip cannot install."""
+"""Programs that the tests need and that pip cannot install beside ours."""
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,3 +12,18 @@ def need(program: str) -> str:
     if shutil.which(program) is None:
         pytest.skip(f"install {program}: apt-get install {program}")
     return program
+
+
+def need_scanner() -> str:
+    """Return the TLS scanner, which has an environment of its own, or skip the test as `need` does."""
+    path = Path(sys.executable).parent.parent / "scanner" / "bin" / "sslyze"
+    if not path.exists():
+        pytest.skip("install sslyze: make scanner")
+    return str(path)
+
+
+def need_file(path: str, package: str) -> str:
+    """Return a file of a Debian package, or skip the test as `need` does."""
+    if not Path(path).exists():
+        pytest.skip(f"install {package}: apt-get install {package}")
+    return path

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -10,11 +11,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from needs import need
+from run_log import LINES, secret
+
+from bmc_proxy.accounts import Account, AccountStore, Role
+from bmc_proxy.passwords import hash_password
+from runtime.channel_tls import make_credentials
+from runtime.files import replace_file
 
 BIN = Path(sys.executable).parent
 START_S = 30
@@ -26,10 +34,11 @@ IBM_ROOT = "/ibm/v1/Host/Certificate/root"
 class Process:
     """A process of ours that logs JSON lines to stderr; ended, whatever happens, at the end of its `with`."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, **variables: str) -> None:
         self.lines: list[str] = []
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("VMI_", "BMC_"))}
+        environment |= variables
         self._process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:], "--log-format", "json"], stderr=subprocess.PIPE, env=environment
         )
@@ -41,6 +50,7 @@ class Process:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.lines.append(line.decode())
+            LINES.append(line.decode())
             # Argument errors are plain text; `lines` has them.
             with suppress(ValueError):
                 self._events.put(json.loads(line))
@@ -56,6 +66,10 @@ class Process:
             assert event is not None, f"ended before {word!r}:\n" + "".join(self.lines)
             if event["event"] == word and fields.items() <= event.items():
                 return event
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def stop(self, with_signal: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, return the exit status."""
@@ -126,12 +140,94 @@ def running_pair(directory: Path, *proxy_options: str) -> Iterator[Pair]:
             yield Pair(agent, proxy, directory, agent_port, f"http://127.0.0.1:{port}")
 
 
+# The accounts of a secure pair, and their passwords, which are others in every run.
+ACCOUNTS = {"root": "Administrator", "oper": "Operator", "reader": "ReadOnly"}
+PASSWORDS = {name: secret(secrets.token_urlsafe(12)) for name in ACCOUNTS}
+
+
+@dataclass
+class SecurePair(Pair):
+    """An agent and a proxy that know each other by certificate, with accounts; `url` is the HTTPS listener's."""
+
+    plain_url: str
+
+    @property
+    def proxy_state(self) -> Path:
+        """The proxy's state directory."""
+        return self.directory / "proxy"
+
+    @property
+    def trust(self) -> list[str]:
+        """What makes curl accept the proxy's certificate, and no other."""
+        return ["--cacert", str(self.proxy_state / "https.pem")]
+
+    def curl(self, path: str, *options: str, stdin: bytes | None = None) -> "Answer":
+        """Run curl against the HTTPS listener."""
+        return curl(self.url + path, *self.trust, *options, stdin=stdin)
+
+    def post(self, path: str, body: object, *options: str) -> "Answer":
+        """POST a JSON body to the HTTPS listener."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        return post(self.url + path, text, *self.trust, *options)
+
+    def token(self, user: str = "root") -> list[str]:
+        """Log in over Redfish; return the curl options that go with requests of this session."""
+        body = {"UserName": user, "Password": PASSWORDS[user]}
+        answer = self.post("/redfish/v1/SessionService/Sessions", body)
+        assert answer.status == 201, answer.body
+        return ["-H", f"X-Auth-Token: {answer.headers['x-auth-token']}"]
+
+
+def basic(user: str = "root") -> list[str]:
+    """Return the curl options that send an account's name and password."""
+    return ["--user", f"{user}:{PASSWORDS[user]}"]
+
+
+def add_account(state_dir: Path, name: str, role: str, password: str | None = None) -> None:
+    """Add an account with the command for it."""
+    command = ["bmc-proxy", "account", "add", name, "--role", role, "--state-dir", str(state_dir)]
+    done = run(*command, "--no-password") if password is None else run(*command, "--password-stdin", stdin=password)
+    assert done.returncode == 0, done.stderr
+
+
+def give_credentials(directory: Path) -> None:
+    """Give both sides what the channel's TLS needs, as `vmi-agent channel` does."""
+    for name, credentials in zip(("agent", "proxy"), make_credentials(), strict=True):
+        (directory / name).mkdir(mode=0o700, exist_ok=True)
+        replace_file(directory / name / "channel.pem", credentials)
+
+
+@cache
+def account(name: str) -> Account:
+    """Return one of the accounts; hashing its password takes long."""
+    return Account(name, Role(ACCOUNTS[name]), hash_password(PASSWORDS[name]))
+
+
+@contextmanager
+def running_secure_pair(directory: Path, *proxy_options: str) -> Iterator[SecurePair]:
+    """Run both, with TLS on both sides of the proxy and an account of each role, until the end of the `with`."""
+    give_credentials(directory)
+    for name in ACCOUNTS:
+        AccountStore(directory / "proxy").add(account(name))
+    agent_command = ["vmi-agent", "serve", "--state-dir", str(directory / "agent")]
+    with Process(*agent_command, "--listen", "tls:0:interface=127.0.0.1") as agent:
+        agent_at = agent.wait_for("ready")["listen"][0]
+        command = ["bmc-proxy", "serve", "--state-dir", str(directory / "proxy"), "--agent", agent_at]
+        command += ["--https", "tcp:0:interface=127.0.0.1", "--http", "tcp:0:interface=127.0.0.1"]
+        with Process(*command, *proxy_options) as proxy:
+            ready = proxy.wait_for("ready")
+            proxy.wait_for("agent connected")
+            https, http = (f"//127.0.0.1:{port_of(ready[name])}" for name in ("https", "http"))
+            yield SecurePair(agent, proxy, directory, port_of(agent_at), "https:" + https, "http:" + http)
+
+
 @dataclass
 class Answer:
     """What curl got."""
 
     status: int
     headers: dict[str, str]
+    cookies: dict[str, str]
     body: str
     seconds: float
 
@@ -154,7 +250,12 @@ def curl(url: str, *options: str, stdin: bytes | None = None) -> Answer:
         if not head.startswith("HTTP/1.1 100"):
             break
     lines = [line.partition(": ") for line in head.split("\r\n")[1:]]
-    return Answer(int(status), {name.lower(): value for name, _, value in lines}, text, float(seconds))
+    headers = {name.lower(): value for name, _, value in lines}
+    cookies = dict(value.split("=", 1) for name, _, value in lines if name.lower() == "set-cookie")
+    for value in (headers.get("x-auth-token", ""), *(cookie.partition(";")[0] for cookie in cookies.values())):
+        if value:
+            secret(value)
+    return Answer(int(status), headers, cookies, text, float(seconds))
 
 
 def post(url: str, body: str | bytes, *options: str) -> Answer:
@@ -163,6 +264,9 @@ def post(url: str, body: str | bytes, *options: str) -> Answer:
     return curl(url, "-H", "Content-Type: application/json", "--data-binary", "@-", *options, stdin=data)
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run one of our commands to its end."""
-    return subprocess.run([str(BIN / command[0]), *command[1:]], capture_output=True, text=True, check=False)
+    words = [str(BIN / command[0]), *command[1:]]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    LINES.append(done.stderr)
+    return done

@@ -29,7 +29,8 @@ HEADER_LIMIT = 8 * 1024
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60
-LAST_WORD_S = 2.0
+# How long a peer may take to read its last answer and to close.
+LAST_WORD_S = 3.0
 LENGTH_DIGITS = 18
 
 _log = Logger()
@@ -51,7 +52,7 @@ class ExchangeChannel(HTTPChannel):
     # When what is being received must be here; None while nothing is.
     _due: float | None = None
     _limit_s = HEADER_TIMEOUT_S
-    _is_refused = False
+    _is_over = False
     _leave_crowd: Callable[[], None] | None = None
 
     def connectionMade(self) -> None:
@@ -88,7 +89,7 @@ class ExchangeChannel(HTTPChannel):
         """End the connection if what is being received should be here by now."""
         if self._due is None or now < self._due:
             return
-        if self._is_refused or not self._can_speak or any(request.is_answered for request in self.requests):
+        if self._is_over or not self._can_speak or any(request.is_answered for request in self.requests):
             self._due = None
             cast(Wire, self.transport).abortConnection()
         else:
@@ -108,10 +109,18 @@ class ExchangeChannel(HTTPChannel):
         else:
             cast(Wire, self.transport).abortConnection()
 
+    def loseConnection(self) -> None:
+        """Close once all is written; cut off where the peer does not take it, or does not end TLS on its side."""
+        self._is_over = True
+        self._expect_within(LAST_WORD_S)
+        super().loseConnection()
+
     # What Twisted's parser calls
 
     def dataReceived(self, data: bytes) -> None:
-        """Octets are here; the first ones after an answer are the next request's."""
+        """Octets are here; the first ones after an answer are the next request's, after the end they are nobody's."""
+        if self._is_over:
+            return
         if self._due is None and not self.requests:
             self._expect_within(HEADER_TIMEOUT_S)
         super().dataReceived(data)
@@ -164,10 +173,9 @@ class ExchangeChannel(HTTPChannel):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer without a request, and close; once."""
-        if self._is_refused:
+        if self._is_over:
             return
-        self._is_refused = True
-        self._due = self.listener.edge.reactor.seconds() + LAST_WORD_S
+        self._is_over = True
         if any(request.is_answered for request in self.requests):
             self.loseConnection()
             return

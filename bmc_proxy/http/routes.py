@@ -57,8 +57,9 @@ class Router:
         text = path.decode("latin-1")
         if text in self._routes:
             return text, ""
-        parent, _, last = path.rpartition(b"/")
-        pattern = parent.decode("latin-1") + _WITH_ARGUMENT
+        slash = "/" if text.endswith("/") else ""
+        parent, _, last = path.removesuffix(b"/").rpartition(b"/")
+        pattern = parent.decode("latin-1") + _WITH_ARGUMENT + slash
         if not last or pattern not in self._routes:
             return text, ""
         return pattern, unquote_to_bytes(last).decode("utf-8", "replace")

@@ -1,0 +1,110 @@
+"""The proxy's HTTP edge in memory: real accounts, sessions and dialects on a clock that the test moves; no agent."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from bmc_proxy.access import Access
+from bmc_proxy.accounts import Account, AccountStore, Role
+from bmc_proxy.agent_client import Agents
+from bmc_proxy.checkers import AccountChecker
+from bmc_proxy.exchange import Exchange
+from bmc_proxy.http.call import Dialect
+from bmc_proxy.http.crowd import Crowd
+from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.ibm import Ibm
+from bmc_proxy.http.phosphor import Phosphor
+from bmc_proxy.http.redfish import Redfish
+from bmc_proxy.http.routes import Router
+from bmc_proxy.http.site import ExchangeSite
+from bmc_proxy.passwords import hash_password
+from bmc_proxy.root_cache import RootCache
+from bmc_proxy.sessions import Sessions
+
+PASSWORD = "-".join(["in", "memory", "only"])
+
+
+class Wire(StringTransport):
+    """What a channel writes to; closed when it is aborted."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """A TCP transport has this."""
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+        super().abortConnection()
+        self.connected = False
+
+
+@dataclass
+class Spoken:
+    """One connection to the edge."""
+
+    channel: Protocol
+    wire: Wire
+
+    def say(self, octets: bytes) -> None:
+        """Send octets."""
+        self.channel.dataReceived(octets)
+
+    def answers(self) -> list[tuple[int, dict[str, str], Any]]:
+        """Return status, headers and JSON of the answers that are new since the last call."""
+        found, octets = [], self.wire.value()
+        self.wire.clear()
+        while octets:
+            head, _, rest = octets.partition(b"\r\n\r\n")
+            lines = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
+            headers = {name.lower(): value for name, _, value in lines}
+            length = int(headers["content-length"])
+            found.append((int(re.split(rb" ", head)[1]), headers, json.loads(rest[:length])))
+            octets = rest[length:]
+        return found
+
+
+@dataclass
+class TestEdge:
+    """The edge, its clock, and its one listener."""
+
+    __test__ = False  # pytest: no tests in here
+
+    clock: Clock
+    access: Access
+    sessions: Sessions
+    site: ExchangeSite
+
+    def connect(self, host: str = "192.0.2.1") -> Spoken:
+        """Connect from an address."""
+        address = IPv4Address("TCP", host, 40_000)
+        channel = self.site.buildProtocol(address)
+        wire = Wire(peerAddress=address)
+        channel.makeConnection(wire)
+        return Spoken(channel, wire)
+
+
+def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is_anonymous: bool = False) -> TestEdge:
+    """Build an edge with the one account "root"."""
+    clock = Clock()
+    accounts = AccountStore(directory)
+    accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
+
+    def at_once(work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        return maybeDeferred(work, *arguments)
+
+    sessions = Sessions(clock.seconds, 1800)
+    access = Access(accounts, sessions, AccountChecker(accounts, at_once), at_once, clock.seconds)
+    exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
+    dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, "uuid")]
+    allowances = Allowances(clock, requests_per_s)
+    edge = Edge(clock, Router(dialects), access, Crowd(limit), allowances, lambda _certificate: None)
+    site = ExchangeSite(edge, is_anonymous=is_anonymous)
+    site.doStart()
+    return TestEdge(clock, access, sessions, site)

@@ -1,0 +1,103 @@
+"""Sources, what each is allowed, and the crowd of connections."""
+
+import pytest
+
+from bmc_proxy.http.crowd import Crowd, Member
+from bmc_proxy.sources import SOURCES_LIMIT, Allowance, source_of
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::2", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix", "unix"),
+    ],
+)
+def test_source_of_an_address(address: str, source: str) -> None:
+    """An IPv4 address is a source; of IPv6 the /64, of which one machine has all addresses."""
+    assert source_of(address) == source
+
+
+def test_allowance_is_used_up_and_comes_back() -> None:
+    """A burst at once, then one for each that came back; never more than the burst."""
+    allowance = Allowance(per_s=2, burst=3)
+
+    assert [allowance.take("a", 0) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert allowance.wait_s("a", 0.25) == 0.25
+    assert [allowance.take("a", 0.5), allowance.take("a", 0.5)] == [0, 0.5]
+    assert [allowance.take("a", 100) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert allowance.take("b", 100) == 0
+
+
+def test_allowance_survives_a_clock_that_is_set_back() -> None:
+    """Time that runs backwards gives nothing and takes nothing."""
+    allowance = Allowance(per_s=1, burst=1)
+    assert allowance.take("a", 1000) == 0
+    assert allowance.take("a", 0) == 1
+    assert allowance.take("a", 1001) == 0
+
+
+def test_allowance_remembers_a_bounded_number_of_sources() -> None:
+    """Past 4096 sources the one not heard of longest is forgotten."""
+    allowance = Allowance(per_s=0.001, burst=1)
+    for number in range(SOURCES_LIMIT + 1):
+        assert allowance.take(str(number), 0) == 0
+
+    assert allowance.take("1", 0) > 0
+    assert allowance.take("0", 0) == 0
+
+
+class Connections:
+    """A crowd and the connections in it."""
+
+    def __init__(self, limit: int) -> None:
+        self.crowd = Crowd(limit)
+        self.ended: list[str] = []
+
+    def connect(self, name: str, source: str, *, is_idle: bool = False) -> bool:
+        """Connect if there is room."""
+        if not self.crowd.has_room_for(source):
+            return False
+        self.crowd.enter(Member(source, lambda: is_idle, lambda: self.ended.append(name)))
+        return True
+
+
+def test_crowd_gives_a_source_half() -> None:
+    """One source has half of the places, another one the other half."""
+    connections = Connections(4)
+
+    assert [connections.connect(f"{n}", "a") for n in range(3)] == [True, True, False]
+    assert [connections.connect(f"{n}", "b") for n in range(3)] == [True, True, False]
+    assert not connections.connect("c", "c")
+    assert connections.ended == []
+
+
+def test_crowd_ends_an_idle_connection_for_another_one() -> None:
+    """Where all places are taken the oldest idle connection of the largest source makes room."""
+    connections = Connections(4)
+    connections.connect("busy", "a")
+    connections.connect("older", "a", is_idle=True)
+    connections.connect("b", "b", is_idle=True)
+    connections.connect("c", "c")
+
+    assert connections.connect("d", "d")
+    assert connections.ended == ["older"]
+    assert connections.connect("e", "e")
+    assert connections.ended == ["older", "b"]
+    assert not connections.connect("f", "f")
+
+
+def test_crowd_counts_those_who_left() -> None:
+    """A connection that is gone leaves its place, once."""
+    crowd = Crowd(2)
+    leave = crowd.enter(Member("a", lambda: False, lambda: None))
+    crowd.enter(Member("b", lambda: False, lambda: None))
+    assert not crowd.has_room_for("a")
+    leave()
+    leave()
+    assert crowd.has_room_for("a")
