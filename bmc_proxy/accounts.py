@@ -236,7 +236,9 @@ def _read(path: Path) -> dict[str, Account]:
         return {}
     except FileRefused as error:
         raise AccountsUnusable(str(error)) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise AccountsUnusable(f"{path}: {error.strerror}. It must belong to the user of the proxy.") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise AccountsUnusable(f"{path} cannot be read: {error}. Restore it from a backup, or remove it.") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
 
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -134,6 +134,7 @@ class AgentLink:
         self._channel: ProxyChannel | None = None  # the same, once it said HELLO
         # Connections in a row that ended before a HELLO: to the service they were no failures.
         self._futile = 0
+        self._told = ""
         pause_s = backoffPolicy(initialDelay=FIRST_RETRY_S, maxDelay=LONGEST_RETRY_S)
         self._service = ClientService(
             endpoint,
@@ -198,6 +199,7 @@ class AgentLink:
         """The agent said HELLO."""
         self._channel = channel
         self._futile = 0
+        self._told = ""
         _log.info("agent connected", agent=self.name, root_generation=hello.root_generation, window=hello.window)
         self._on_ready(self)
 
@@ -212,7 +214,8 @@ class AgentLink:
                 self.clock.callLater(0, self._tell_first_failure)
         elif self._service.running:
             self._futile += 1
-            if self._futile == 1:
+            if reason != self._told:
+                self._told = reason
                 _log.warn("agent not there, trying on", agent=self.name, reason=reason)
 
     def _tell_first_failure(self) -> None:
@@ -238,8 +241,7 @@ class Agents:
 
     async def stop(self) -> None:
         """Give all connections up."""
-        for link in self._links:
-            await link.stop()
+        await gatherResults([Deferred.fromCoroutine(link.stop()) for link in self._links])
 
     async def sign(self, record: SignCsr) -> Signed:
         """Have a CSR signed by the connected agent with the fewest answers to give. Raises as `AgentLink.ask` does."""

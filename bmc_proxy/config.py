@@ -88,6 +88,12 @@ class Config:
             raise ConfigError(f"--http {self.http!r} is refused: it is the plain listener. For TLS give --https.")
         if self.https is not None and self.https.startswith("unix:"):
             raise ConfigError(f"--https {self.https!r} is refused. Accepted: tcp:PORT, tcp:PORT:interface=ADDRESS.")
+        if self.https_at is None:
+            for option, value in (("--https-certificate", self.https_certificate), ("--client-ca", self.client_ca)):
+                if value is not None:
+                    raise ConfigError(f"{option} is refused without --https ENDPOINT, whose listener it is about")
+        if self.client_user != CLIENT_USER_FIELDS[0] and self.client_ca is None:
+            raise ConfigError(f"--client-user {self.client_user} is refused without --client-ca FILE")
         if self.https_key is not None and self.https_certificate is None:
             raise ConfigError("--https-key is refused without --https-certificate")
 

@@ -18,9 +18,9 @@ from OpenSSL import SSL, crypto
 
 from bmc_proxy.config import HttpsConfig
 from protocol import der
-from runtime.files import FileRefused, replace_file
+from runtime.files import replace_file
 from runtime.self_signed import self_signed
-from runtime.tls import TlsContext, load_identity, new_context, remember_verdict
+from runtime.tls import TlsContext, load_certificates, load_identity, new_context, remember_verdict
 
 FILE_NAME = "https.pem"
 VALIDITY = timedelta(days=365)
@@ -37,15 +37,6 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
     Raises:
         FileRefused: a certificate or key cannot be used; the text says which.
     """
-    return TlsContext(_context(state_dir, config))
-
-
-def reload(context: TlsContext, state_dir: Path, config: HttpsConfig) -> None:
-    """Take the certificates anew for the connections that are to come. Raises as `https_context` does."""
-    context.context = _context(state_dir, config)
-
-
-def _context(state_dir: Path, config: HttpsConfig) -> SSL.Context:
     own = state_dir / FILE_NAME
     if config.certificate is None and _is_due(own):
         names = names_of_this_host()
@@ -58,7 +49,7 @@ def _context(state_dir: Path, config: HttpsConfig) -> SSL.Context:
     context.set_session_id(b"bmc-proxy")
     if config.client_ca is not None:
         _ask_for_certificates(context, config.client_ca)
-    return context
+    return TlsContext(context, identity.chain[0].not_valid_after_utc)
 
 
 def _is_due(path: Path) -> bool:
@@ -70,10 +61,7 @@ def _is_due(path: Path) -> bool:
 
 def _ask_for_certificates(context: SSL.Context, path: Path) -> None:
     """Let clients show a certificate of these CAs; one that does not hold is refused, none at all is not."""
-    try:
-        authorities = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise FileRefused(f"client CA file {path}: {error}") from error
+    authorities = load_certificates(path)
     store = context.get_cert_store()
     assert store is not None  # a context has one
     for authority in authorities:

@@ -3,12 +3,11 @@
 import time
 import uuid
 from functools import partial
-from pathlib import Path
 
 from cryptography.x509 import Certificate
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,11 +34,13 @@ from bmc_proxy.sessions import Sessions
 from protocol.records import Role
 from runtime import channel_tls, state_dir
 from runtime.descriptions import has_tls, is_local, without_tls
-from runtime.endpoints import client_endpoint, connect_with_tls, describe, listen, serve_with_tls, server_endpoint
+from runtime.endpoints import client_endpoint, connect_with_tls, describe, listen, server_endpoint
 from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
-from runtime.tls import TlsContext
+from runtime.reload import Reloadable
+from runtime.sparse import Sparse
+from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 
 _log = Logger()
@@ -71,8 +72,8 @@ class ProxyApplication:
         self._sites: list[ExchangeSite] = []
         self._lock: state_dir.StateDirLock | None = None
         self._agents: Agents | None = None
-        self._https: TlsContext | None = None
-        self._channel: TlsContext | None = None
+        self._https: Reloadable | None = None
+        self._channel: Reloadable | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory, listen, and begin to connect to the agents."""
@@ -81,9 +82,11 @@ class ProxyApplication:
         try:
             accounts = AccountStore(config.state_dir, partial(_not_usable, "accounts"))
             if "https" in self._endpoints:
-                self._https = https.https_context(config.state_dir, config.https_config)
+                load = partial(https.https_context, config.state_dir, config.https_config)
+                self._https = Reloadable("https", load)
             if any(map(has_tls, config.agent)):
-                self._channel = channel_tls.channel_context(self._credentials)
+                load = partial(channel_tls.channel_context, config.state_dir / channel_tls.FILE_NAME)
+                self._channel = Reloadable("channel", load)
         except (AccountsUnusable, FileRefused) as error:
             raise StartError(str(error)) from error
         self._agents = Agents(self._links())
@@ -112,19 +115,9 @@ class ProxyApplication:
 
     def reload(self) -> None:
         """Take the certificates of HTTPS and of the channel anew."""
-        try:
-            if self._https is not None:
-                https.reload(self._https, self._config.state_dir, self._config.https_config)
-            if self._channel is not None:
-                channel_tls.reload(self._channel, self._credentials)
-        except FileRefused as error:
-            _log.error("certificates not reloaded, the old ones stay", reason=str(error))
-        else:
-            _log.info("reloaded")
-
-    @property
-    def _credentials(self) -> Path:
-        return self._config.state_dir / channel_tls.FILE_NAME
+        for each in (self._https, self._channel):
+            if each is not None:
+                each.reload()
 
     def _links(self) -> list[AgentLink]:
         hello = partial(make_hello, Role.ASKER, new_boot_id())
@@ -133,7 +126,7 @@ class ProxyApplication:
             endpoint = plain
             if has_tls(description):
                 assert self._channel is not None  # made where any agent needs it
-                endpoint = connect_with_tls(plain, self._channel)
+                endpoint = connect_with_tls(plain, self._channel.context)
             ready = self._agent_ready
             links.append(AgentLink(self._reactor, endpoint, description, hello, ready, uids=self._config.uids))
         return links
@@ -155,7 +148,7 @@ class ProxyApplication:
             return https.user_of(certificate, field)
 
         crowd, allowances = Crowd(config.max_connections), Allowances(reactor, config.requests_per_s)
-        return Edge(reactor, Router(dialects), access, crowd, allowances, user_of)
+        return Edge(reactor, Router(dialects), access, crowd, allowances, user_of, Sparse(_log.info, reactor.seconds))
 
     def _checker(self, accounts: AccountStore, in_thread: InThread) -> ICredentialsChecker:
         if self._config.checker == "accounts":
@@ -175,14 +168,15 @@ class ProxyApplication:
         assert description is not None  # it has an endpoint
         is_anonymous = option == "http" and config.anonymous_loopback
         site = ExchangeSite(edge, is_anonymous=is_anonymous)
+        factory: IProtocolFactory = site
         if option == "https":
             assert self._https is not None  # made with the state
-            endpoint = serve_with_tls(endpoint, self._https)
+            factory = TlsFactory(self._https.context, site)
         elif is_anonymous:
             _log.warn("whoever reaches the plain listener may have CSRs signed without login", http=description)
         elif not is_local(description):
             _log.warn("passwords and tokens cross the network in the clear on the plain listener", http=description)
-        port = await listen(endpoint, site, without_tls(description), locally=is_anonymous)
+        port = await listen(endpoint, factory, without_tls(description), locally=is_anonymous)
         self._ports.append(port)
         self._sites.append(site)
         return describe(port.getHost())

@@ -38,22 +38,11 @@ def channel_context(path: Path) -> TlsContext:
     Raises:
         FileRefused: the credentials file cannot be used; the text says what to do.
     """
-    try:
-        return TlsContext(_context(path))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise FileRefused(
             f"no channel credentials at {path}, which tls: needs."
             " Make them with `vmi-agent channel init` and move the proxy's over with `vmi-agent channel hand-over`."
-        ) from error
-
-
-def reload(context: TlsContext, path: Path) -> None:
-    """Take the credentials anew for the connections that are to come. Raises as `channel_context` does."""
-    context.context = channel_context(path).context
-
-
-def _context(path: Path) -> SSL.Context:
-    path.stat()
+        )
     identity = load_identity(path, path)
     trusted = identity.chain[1:]
     if not trusted:
@@ -69,4 +58,4 @@ def _context(path: Path) -> SSL.Context:
     # No resumption: each connection shows its certificate anew.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    return context
+    return TlsContext(context, identity.chain[0].not_valid_after_utc)

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import clientFromString, serverFromString, wrapClientTLS, wrapServerTLS
+from twisted.internet.endpoints import clientFromString, serverFromString, wrapClientTLS
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -47,12 +47,6 @@ def client_endpoint(reactor: IReactorCore, option: str, description: str) -> ISt
     return endpoint
 
 
-def serve_with_tls(endpoint: IStreamServerEndpoint, context: TlsContext) -> IStreamServerEndpoint:
-    """Return the endpoint with TLS on it."""
-    wrapped: IStreamServerEndpoint = wrapServerTLS(context, endpoint)
-    return wrapped
-
-
 def connect_with_tls(endpoint: IStreamClientEndpoint, context: TlsContext) -> IStreamClientEndpoint:
     """Return the endpoint with TLS on it."""
     wrapped: IStreamClientEndpoint = wrapClientTLS(context, endpoint)
@@ -66,7 +60,10 @@ def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, descr
             if not 0 <= port <= 65535:
                 raise ValueError(f"port {port} is not in 0 to 65535")
         return parse(reactor, plain)
-    except (ValueError, TypeError, KeyError) as error:
+    except TypeError as error:
+        text = f"{option} {description!r} is not an endpoint: it has too few arguments, or too many."
+        raise ConfigError(f"{text} Accepted: {accepted}.") from error
+    except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"{option} {description!r} is not an endpoint: {error}. Accepted: {accepted}.") from error
 
 
@@ -102,6 +99,11 @@ def _remove_dead_socket(path: str) -> None:
             os.unlink(path)
         except OSError:
             pass  # nothing there, or not a socket: listening will tell
+
+
+def source_of(address: IAddress) -> str:
+    """Return what counts as one source of connections: a peer's address without its port, "unix"."""
+    return "unix" if isinstance(address, UNIXAddress) else str(getattr(address, "host", "-"))
 
 
 def describe(address: IAddress) -> str:

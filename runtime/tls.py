@@ -4,16 +4,26 @@ Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.c
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from OpenSSL.crypto import X509
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -21,6 +31,9 @@ from runtime.files import FileRefused, read_secret
 
 # RFC 9325, 4.2: for TLS 1.2 only these; TLS 1.3 has no others.
 TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+
+MIN_RSA_BITS = 2048
+KEY_KINDS = "RSA of 2048 bits or more, P-256, P-384, P-521, Ed25519 or Ed448"
 
 # X509_V_ERR_*, in words for the log.
 _VERIFY_ERRORS = {
@@ -30,12 +43,15 @@ _VERIFY_ERRORS = {
     19: "certificate chain ends in an authority that is not known here",
     20: "certificate is of an authority that is not known here",
     21: "certificate is not known here",
+    24: "certificate is issued by one that is no CA's",
     26: "certificate is for another purpose",
+    79: "certificate is issued by one that is no CA's",
 }
 
 
-# OpenSSL's first complaint about a peer's certificate, by transport, which Twisted keeps as the connection's app data.
-_verdicts: WeakKeyDictionary[TLSMemoryBIOProtocol, int] = WeakKeyDictionary()
+# OpenSSL's first complaint about a peer's certificate, and that certificate's fingerprint, by transport, which Twisted
+# keeps as the connection's app data.
+_verdicts: WeakKeyDictionary[TLSMemoryBIOProtocol, tuple[int, str]] = WeakKeyDictionary()
 
 
 class Identity:
@@ -59,13 +75,37 @@ def load_identity(key_path: Path, certificate_path: Path) -> Identity:
     """
     try:
         key = load_pem_private_key(read_secret(key_path), None)
-        certificates = x509.load_pem_x509_certificates(certificate_path.read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        raise FileRefused(f"TLS key {key_path} and certificate {certificate_path}: {error}") from error
+    except OSError as error:
+        raise FileRefused(f"TLS key {key_path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise FileRefused(f"TLS key {key_path} holds no unencrypted private key in PEM") from error
+    if not _is_usable(key):
+        raise FileRefused(f"TLS key {key_path} is of a kind or size that clients refuse. Use {KEY_KINDS}.")
+    certificates = load_certificates(certificate_path)
     own = [certificate for certificate in certificates if certificate.public_key() == key.public_key()]
     if not own:
         raise FileRefused(f"no certificate in {certificate_path} belongs to the key in {key_path}")
     return Identity(key, [own[0], *(each for each in certificates if each != own[0])])
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Read the certificates of a PEM file, of which there is at least one. Raises FileRefused."""
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise FileRefused(f"certificate {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FileRefused(f"certificate {path} holds no certificate in PEM, or one that cannot be read") from error
+
+
+def _is_usable(key: PrivateKeyTypes) -> bool:
+    """Return whether a TLS server or client can be known by a key."""
+    match key:
+        case rsa.RSAPrivateKey():
+            return key.key_size >= MIN_RSA_BITS
+        case ec.EllipticCurvePrivateKey():
+            return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
+    return isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey))
 
 
 def new_context(method: int, minimum: int, identity: Identity) -> SSL.Context:
@@ -77,16 +117,20 @@ def new_context(method: int, minimum: int, identity: Identity) -> SSL.Context:
     context.set_options(options)
     # Write buffers may move between two attempts, and are given back while a connection idles.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.use_privatekey(identity.key)  # type: ignore[arg-type]  # it refuses what TLS cannot use
-    context.use_certificate(identity.chain[0])
-    context.check_privatekey()
+    try:
+        context.use_privatekey(identity.key)  # type: ignore[arg-type]  # it refuses what TLS cannot use
+        context.use_certificate(identity.chain[0])
+        context.check_privatekey()
+    except SSL.Error as error:
+        raise FileRefused(f"OpenSSL does not take the certificate for TLS: {_reasons(error)}") from error
     return context
 
 
-def remember_verdict(connection: SSL.Connection, _certificate: object, error: int, _depth: int, is_good: int) -> bool:
+def remember_verdict(connection: SSL.Connection, certificate: X509, error: int, _depth: int, is_good: int) -> bool:
     """Let OpenSSL's judgement stand (for `Context.set_verify`), and keep its first error for `failure_text`."""
     if not is_good:
-        _verdicts.setdefault(connection.get_app_data(), error)
+        fingerprint = certificate.digest("sha256").decode().replace(":", "").lower()
+        _verdicts.setdefault(connection.get_app_data(), (error, fingerprint))
     return bool(is_good)
 
 
@@ -96,9 +140,15 @@ def failure_text(transport: object, reason: Failure) -> str:
         return str(reason.getErrorMessage())
     verdict = _verdicts.get(transport) if isinstance(transport, TLSMemoryBIOProtocol) else None
     if verdict is not None:
-        return "TLS: the peer's " + _VERIFY_ERRORS.get(verdict, f"certificate was not accepted (X509 error {verdict})")
-    errors = reason.value.args[0] if reason.value.args else ()
-    return "TLS: " + ("; ".join(words[-1] for words in errors) or "the handshake failed")
+        number, fingerprint = verdict
+        told = _VERIFY_ERRORS.get(number, f"certificate was not accepted (X509 error {number})")
+        return f"TLS: the peer's {told} (SHA-256 {fingerprint})"
+    return "TLS: " + (_reasons(reason.value) or "the handshake failed")
+
+
+def _reasons(error: SSL.Error) -> str:
+    """Return OpenSSL's own words for an error."""
+    return "; ".join(words[-1] for words in (error.args[0] if error.args else ()))
 
 
 def is_tls(transport: object) -> bool:
@@ -124,12 +174,36 @@ def peer_certificate(transport: object) -> x509.Certificate | None:
     return found
 
 
+class TlsFactory(TLSMemoryBIOFactory):
+    """Puts TLS on the connections of a listening factory.
+
+    Twisted's own also puts it on a connection that the factory refused, which then stays open with nobody behind it.
+    """
+
+    def __init__(self, context: "TlsContext", factory: IProtocolFactory) -> None:
+        super().__init__(context, False, factory)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        behind = self.wrappedFactory.buildProtocol(addr)
+        return None if behind is None else self.protocol(self, behind)
+
+
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
 class TlsContext:
-    """Makes connections with a context that can be exchanged while others live on with the old one."""
+    """Makes connections with a context that can be exchanged while others live on with the old one.
 
-    def __init__(self, context: SSL.Context) -> None:
+    Args:
+        context: the first one.
+        not_after: when the certificate ends that it shows.
+    """
+
+    def __init__(self, context: SSL.Context, not_after: datetime) -> None:
         self.context = context
+        self.not_after = not_after
+
+    def take(self, other: "TlsContext") -> None:
+        """Make the connections that are to come with another's context."""
+        self.context, self.not_after = other.context, other.not_after
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the asking side of a connection."""

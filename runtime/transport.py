@@ -93,6 +93,10 @@ class ChannelTransport(Protocol, ABC):
     def event_received(self, event: Event) -> None:
         """Act on an event. Records may be sent through `self.connection`; they leave with the end of the read."""
 
+    def refused(self, reason: str) -> None:
+        """The peer is a stranger; `reason` is for the log."""
+        _log.warn("channel peer refused", peer=self.peer_address, reason=reason)
+
     @abstractmethod
     def connection_over(self, reason: str) -> None:
         """The connection is gone for good; `reason` is for the log."""
@@ -117,7 +121,7 @@ class ChannelTransport(Protocol, ABC):
         self.connection = Connection(self._hello, self.clock.seconds(), self._timeouts)
         stranger = stranger_at(self.transport, self._uids)
         if stranger is not None:
-            _log.warn("channel peer refused", peer=self.peer_address, reason=f"uid {stranger} is not let in")
+            self.refused(f"uid {stranger} is not let in")
             self.connection.close()
             self.wire.abortConnection()
             return

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, AccountStore, Role
@@ -29,6 +30,9 @@ from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
+from runtime.sparse import Sparse
+
+_log = Logger()
 
 PASSWORD = "-".join(["in", "memory", "only"])
 
@@ -104,7 +108,15 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
     exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
     dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, "uuid")]
     allowances = Allowances(clock, requests_per_s)
-    edge = Edge(clock, Router(dialects), access, Crowd(limit), allowances, lambda _certificate: None)
+    edge = Edge(
+        clock,
+        Router(dialects),
+        access,
+        Crowd(limit),
+        allowances,
+        lambda _certificate: None,
+        Sparse(_log.info, clock.seconds),
+    )
     site = ExchangeSite(edge, is_anonymous=is_anonymous)
     site.doStart()
     return TestEdge(clock, access, sessions, site)

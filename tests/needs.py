@@ -22,8 +22,9 @@ def need_scanner() -> str:
     return str(path)
 
 
-def need_file(path: str, package: str) -> str:
-    """Return a file of a Debian package, or skip the test as `need` does."""
-    if not Path(path).exists():
+def need_library(name: str, package: str) -> str:
+    """Return a shared library of a Debian package, or skip the test as `need` does."""
+    found = sorted(Path("/usr/lib").glob(f"*/{name}"))
+    if not found:
         pytest.skip(f"install {package}: apt-get install {package}")
-    return path
+    return str(found[0])

@@ -237,7 +237,8 @@ def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWa
     ca = replace(authority.create(tmp_path, "p256", START), root_der=bytes(70_000))
     dispatch = Dispatch(ca, Issuing(ca, cast(Ledger, None), Profile(), Time()), print)
     server = AgentServer(Clock(), dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
-    channel, transport = server.buildProtocol(None), StringTransport()
+    transport = StringTransport()
+    channel = server.buildProtocol(transport.getPeer())
     assert channel is not None
     channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
     channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))

@@ -7,12 +7,12 @@ import pytest
 from edges import PASSWORD, TestEdge, Wire, edge_in
 from run_log import secret
 from twisted.internet.address import IPv4Address
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from bmc_proxy.config import HttpsConfig
 from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
 from bmc_proxy.http.request import DISCARD_LIMIT
 from bmc_proxy.https import https_context
+from runtime.tls import TlsFactory
 
 GET = b"GET /redfish/v1/ HTTP/1.1\r\nHost: bmc\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: bmc\r\nContent-Type: application/json\r\n"
@@ -102,7 +102,7 @@ def test_handshake_that_does_not_come_is_cut_off(edge: TestEdge, tmp_path: Path)
     context = https_context(tmp_path, HttpsConfig(None, None, None, "cn"))
     address = IPv4Address("TCP", "192.0.2.1", 40_000)
     wire = Wire(peerAddress=address)
-    protocol = TLSMemoryBIOFactory(context, False, edge.site, edge.clock).buildProtocol(address)
+    protocol = TlsFactory(context, edge.site).buildProtocol(address)
     assert protocol is not None
     protocol.makeConnection(wire)
     wait(edge, HEADER_TIMEOUT_S - 0.5)

@@ -105,7 +105,7 @@ def test_certificate_is_exchanged_without_dropping_connections(tmp_path: Path) -
 
         current.write_text("broken")
         pair.proxy.send_signal(signal.SIGHUP)
-        assert str(current) in pair.proxy.wait_for("certificates not reloaded, the old ones stay")["reason"]
+        assert str(current) in pair.proxy.wait_for("certificate not reloaded, the old one stays")["reason"]
         assert name_of(certificate_at(pair)) == "first"
 
         second = openssl_csr(tmp_path, "rsa2048", subject="/CN=second", extra=["-x509"])
@@ -183,21 +183,23 @@ def test_certificate_that_cannot_be_used(tmp_path: Path, write: str, told: str) 
         pass
 
 
-def test_connections_are_limited_in_all_and_for_each_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listener", ["https", "http"])
+def test_connections_are_limited_in_all_and_for_each_source(tmp_path: Path, listener: str) -> None:
     """With room for four, one address has two; another one still gets in, and a connection that ends makes room."""
 
     def connect(source: str) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S, source_address=(source, 0))
 
     with running_secure_pair(tmp_path, "--max-connections", "4") as pair:
-        port = port_of(pair.plain_url)
+        url = (pair.url if listener == "https" else pair.plain_url) + "/redfish/v1/"
+        port = port_of(url.removesuffix("/redfish/v1/"))
         held = [connect("127.0.0.1") for _ in range(2)]
         with connect("127.0.0.1") as third:
             assert third.recv(1) == b""
-        assert curl(pair.plain_url + "/redfish/v1/", "--interface", "127.0.0.2").status == 200
+        assert curl(url, *pair.trust, "--interface", "127.0.0.2").status == 200
         held.pop().close()
         pair.proxy.wait_for("connection refused")
-        assert retried(lambda: curl(pair.plain_url + "/redfish/v1/").status) == 200
+        assert retried(lambda: curl(url, *pair.trust).status) == 200
         held.pop().close()
 
 

@@ -13,6 +13,7 @@ TWISTED_AT = {
     "runtime.endpoints",
     "runtime.lifecycle",
     "runtime.logs",
+    "runtime.reload",
     "runtime.tls",
     "runtime.transport",
     "runtime.unix_peer",

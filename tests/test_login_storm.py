@@ -33,7 +33,7 @@ def attack(pair: SecurePair) -> list[tuple[int, str]]:
 
 def sign_until(over: Event, pair: SecurePair, token: str) -> list[int]:
     """Have one CSR after the other signed; return the status of each answer."""
-    found = []
+    found: list[int] = []
     connection = HTTPConnection("127.0.0.1", port_of(pair.plain_url), timeout=60, source_address=(HMC, 0))
     body = json.dumps({"CsrString": pem(make_csr())})
     with closing(connection):

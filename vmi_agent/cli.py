@@ -180,7 +180,11 @@ def channel() -> None:
 
 @channel.command("init")
 @settings.common
-@click.option("--replace", is_flag=True, help="Replace what is there: proxies that have it are shut out.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace what is there: after a SIGHUP no proxy gets in with the old ones, after a restart none stays in.",
+)
 @_telling
 def channel_init(state_dir: Path, replace: bool) -> None:
     """Make the channel's credentials, the agent's and the proxy's, each of which pins the other.
@@ -204,8 +208,9 @@ def channel_init(state_dir: Path, replace: bool) -> None:
 @click.option(
     "--to", metavar="FILE", required=True, help="channel.pem in the proxy's state directory, or - for stdout."
 )
+@click.option("--replace", is_flag=True, help="Replace the file where it exists.")
 @_telling
-def channel_hand_over(state_dir: Path, to: str) -> None:
+def channel_hand_over(state_dir: Path, to: str, replace: bool) -> None:
     """Move the proxy's credentials to the proxy; the agent keeps no copy of its key.
 
     Example: vmi-agent channel hand-over --state-dir /var/lib/vmi-agent --to /var/lib/bmc-proxy/channel.pem
@@ -218,15 +223,20 @@ def channel_hand_over(state_dir: Path, to: str) -> None:
             f"{state_dir} holds no proxy's credentials: they were handed over, or never made (vmi-agent channel init)."
         ) from error
     if to == "-":
-        if sys.stdout.isatty():
+        if sys.stdout is None or sys.stdout.isatty():
             raise StartError(
                 "the credentials hold a private key, which is not for a terminal: give --to FILE or a pipe"
             )
         sys.stdout.buffer.write(credentials)
         sys.stdout.buffer.flush()
     else:
-        state_directory.make(Path(to).parent)
-        replace_file(Path(to), credentials)
+        target = Path(to)
+        if target.parent.resolve() == state_dir.resolve():
+            raise ConfigError(f"--to {to!r} is refused: this is the agent's own directory, not the proxy's")
+        if target.is_symlink() or (target.exists() and not (replace and target.is_file())):
+            raise StartError(f"{to} exists already. Nothing was changed. To replace a file: --replace")
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(target, credentials)
     path.unlink()
     sync_directory(state_dir)
 

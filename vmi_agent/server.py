@@ -13,10 +13,13 @@ from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
 from protocol.records import Answer, Error, Hello, SignCsr
+from runtime.endpoints import describe, source_of
+from runtime.sparse import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
 from vmi_agent.admission import Admission
 from vmi_agent.dispatch import Dispatch, Outcome
+from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
@@ -49,10 +52,15 @@ class AgentChannel(ChannelTransport):
         super().__init__(server.clock, hello, server.timeouts, server.uids)
         self._server = server
         self._under_way: dict[int, _Wanted] = {}
+        self._leave_doorway: Callable[[], None] = lambda: None
 
     def connectionMade(self) -> None:
-        self._server.channels[self] = None
+        server = self._server
+        server.channels.add(self)
         super().connectionMade()
+        if not self.connection.closed:  # a user who is not let in takes no place
+            stranger = Stranger(source_of(self.wire.getPeer()), self.clock.seconds(), self._cut)
+            self._leave_doorway = server.doorway.enter(stranger)
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
@@ -68,6 +76,7 @@ class AgentChannel(ChannelTransport):
                 if request_id in self._under_way:
                     self._under_way[request_id].cancelled = True
             case PeerReady(hello):
+                self._leave_doorway()
                 certificate = peer_certificate(self.transport)
                 shown = {} if certificate is None else {"certificate_sha256": sha256_of(certificate)}
                 _log.info("proxy connected", peer=self.peer_address, boot_id=hello.boot_id.hex(), **shown)
@@ -77,15 +86,18 @@ class AgentChannel(ChannelTransport):
     def connection_over(self, reason: str) -> None:
         for wanted in self._under_way.values():
             wanted.cancelled = True
+        self._leave_doorway()
         self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
         elif is_tls_failure(reason):
-            _log.warn("channel peer refused", peer=self.peer_address, reason=reason)
+            self.refused(reason)
 
-    def cut(self) -> None:
-        """End a connection that has not said HELLO, for one that may."""
-        _log.warn("channel peer refused", peer=self.peer_address, reason="no HELLO yet, and its place is needed")
+    def refused(self, reason: str) -> None:
+        self._server.tell_of_stranger("channel peer refused", peer=self.peer_address, reason=reason)
+
+    def _cut(self) -> None:
+        self.refused("no HELLO yet, and its place is needed")
         self.wire.abortConnection()
 
     def _sign(self, request_id: int, record: SignCsr) -> None:
@@ -142,8 +154,8 @@ class AgentServer(ServerFactory):
         make_hello: returns the HELLO to say now.
         in_thread: runs a blocking callable off the reactor thread and returns a Deferred of its result.
         max_requests: how many may be under way over all connections.
-        max_channels: how many connections are kept. One more takes the place of the oldest that has not said HELLO, or
-            is closed at once, so that no stranger keeps a proxy out.
+        max_channels: how many connections there are of proxies that have said HELLO; one more is closed at once. The
+            others are bounded by the doorway.
         uids: who may connect to a unix socket; None for this process's own user.
     """
 
@@ -166,21 +178,24 @@ class AgentServer(ServerFactory):
         self.in_thread = in_thread
         self.timeouts = timeouts or Timeouts()
         self.admission = Admission(max_requests)
-        self.channels: dict[AgentChannel, None] = {}  # oldest first
+        self.channels: set[AgentChannel] = set()
+        self.doorway = Doorway()
+        self.tell_of_stranger = Sparse(_log.warn, clock.seconds)
         self._make_hello = make_hello
         self._max_channels = max_channels
         self._drained: Deferred[None] | None = None
         self._disconnected: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
-        if len(self.channels) >= self._max_channels:
-            stranger = next((channel for channel in self.channels if channel.connection.peer is None), None)
-            if stranger is None:
-                _log.warn("connection refused", peer=str(addr), reason=f"{self._max_channels} connections are open")
-                return None
-            del self.channels[stranger]
-            stranger.cut()
-        return AgentChannel(self, self._make_hello())
+        assert addr is not None  # a listening port knows it
+        if sum(channel.connection.peer is not None for channel in self.channels) >= self._max_channels:
+            reason = f"{self._max_channels} connections are open"
+        elif not self.doorway.has_room_for(source_of(addr), self.clock.seconds()):
+            reason = "too many strangers from there"
+        else:
+            return AgentChannel(self, self._make_hello())
+        self.tell_of_stranger("connection refused", peer=describe(addr), reason=reason)
+        return None
 
     def drain(self) -> Deferred[None]:
         """Tell every proxy to send nothing new; fires when all that was asked is answered."""
@@ -209,7 +224,7 @@ class AgentServer(ServerFactory):
 
     def channel_over(self, channel: AgentChannel) -> None:
         """A connection is gone."""
-        self.channels.pop(channel, None)
+        self.channels.discard(channel)
         self.look_whether_drained()
         self._look_whether_disconnected()
 

@@ -1,10 +1,9 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
 from functools import partial
-from pathlib import Path
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -13,11 +12,12 @@ from twisted.python.threadpool import ThreadPool
 from protocol.records import Role
 from runtime import channel_tls, state_dir
 from runtime.descriptions import has_tls, without_tls
-from runtime.endpoints import describe, listen, serve_with_tls, server_endpoint
+from runtime.endpoints import describe, listen, server_endpoint
 from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
-from runtime.tls import TlsContext
+from runtime.reload import Reloadable
+from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 from vmi_agent import authority
 from vmi_agent.authority import Authority
@@ -54,7 +54,7 @@ class AgentApplication:
         self._lock: state_dir.StateDirLock | None = None
         self._ledger: Ledger | None = None
         self._server: AgentServer | None = None
-        self._tls: TlsContext | None = None
+        self._tls: Reloadable | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory, make the CA where there is none, and listen."""
@@ -91,7 +91,8 @@ class AgentApplication:
             await maybeDeferred(port.stopListening)
         if self._server is not None:
             if not await within(self._reactor, DRAIN_S, self._server.drain()):
-                _log.warn("requests abandoned at the end of the drain", count=self._server.admission.admitted)
+                abandoned = self._server.admission.admitted
+                _log.warn("requests abandoned" if abandoned else "a proxy took no part in the drain", count=abandoned)
             await self._server.disconnect()  # bounded: a peer that does not read is cut off after LAST_WORD_S
         if self._signers.started:
             self._signers.stop()
@@ -102,28 +103,21 @@ class AgentApplication:
 
     def reload(self) -> None:
         """Take the channel's credentials anew."""
-        try:
-            if self._tls is not None:
-                channel_tls.reload(self._tls, self._credentials)
-        except FileRefused as error:
-            _log.error("credentials not reloaded, the old ones stay", reason=str(error))
-        else:
-            _log.info("reloaded")
-
-    @property
-    def _credentials(self) -> Path:
-        return self._config.state_dir / channel_tls.FILE_NAME
+        if self._tls is not None:
+            self._tls.reload()
 
     async def _listen(self, server: AgentServer, endpoint: IStreamServerEndpoint, description: str) -> str:
+        factory: IProtocolFactory = server
         if has_tls(description):
             try:
-                self._tls = self._tls or channel_tls.channel_context(self._credentials)
+                load = partial(channel_tls.channel_context, self._config.state_dir / channel_tls.FILE_NAME)
+                self._tls = self._tls or Reloadable("channel", load)
             except FileRefused as error:
                 raise StartError(str(error)) from error
-            endpoint = serve_with_tls(endpoint, self._tls)
+            factory = TlsFactory(self._tls.context, server)
         elif description.startswith("tcp:"):
             _log.warn("plain TCP: every user of this machine can ask for certificates here", listen=description)
-        port = await listen(endpoint, server, without_tls(description), locally=not has_tls(description))
+        port = await listen(endpoint, factory, without_tls(description), locally=not has_tls(description))
         self._ports.append(port)
         address = describe(port.getHost())
         return "tls:" + address.removeprefix("tcp:") if has_tls(description) else address

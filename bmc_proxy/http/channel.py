@@ -5,8 +5,7 @@ import secrets
 from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IAddress, IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -21,6 +20,7 @@ from bmc_proxy.http.edge import Listener
 from bmc_proxy.http.headers import FIXED_HEADERS
 from bmc_proxy.http.request import ExchangeRequest, path_of
 from bmc_proxy.sources import source_of
+from runtime import endpoints
 from runtime.tls import failure_text, is_tls_failure, peer_certificate
 from runtime.transport import Wire
 
@@ -57,7 +57,7 @@ class ExchangeChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.address = host_of(self.getPeer())
+        self.address = endpoints.source_of(self.getPeer())
         self._can_speak = not isinstance(self.transport, TLSMemoryBIOProtocol)
         self._expect_within(HEADER_TIMEOUT_S)
         member = Member(source_of(self.address), lambda: not self.requests, self._end_for_another)
@@ -73,7 +73,7 @@ class ExchangeChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         text = failure_text(self.transport, reason)
         if is_tls_failure(text):
-            _log.info("TLS refused", address=self.address, reason=text)
+            self.listener.edge.tell_of_stranger("TLS refused", address=self.address, reason=text)
         super().connectionLost(reason)
         if self._leave_crowd is not None:
             self._leave_crowd()
@@ -189,12 +189,7 @@ class ExchangeChannel(HTTPChannel):
         head += [f"{name}: {value}".encode() for name, value in dialect.headers.items()]
         head += [b"X-Request-Id: " + request_id.encode(), b"Content-Length: %d" % len(body), b"Connection: close"]
         cast(Wire, self.transport).write(b"\r\n".join(head) + b"\r\n\r\n" + body)
-        _log.info(
+        self.listener.edge.tell_of_stranger(
             "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
         )
         self.loseConnection()
-
-
-def host_of(address: IAddress) -> str:
-    """Return where a peer is, without its port."""
-    return "unix" if isinstance(address, UNIXAddress) else str(getattr(address, "host", "-"))

@@ -11,6 +11,7 @@ from bmc_proxy.access import Access
 from bmc_proxy.http.crowd import Crowd
 from bmc_proxy.http.routes import Router
 from bmc_proxy.sources import Allowance
+from runtime.sparse import Sparse
 
 BURST_S = 2.0
 STRANGERS_SHARE = 1 / 20
@@ -46,6 +47,7 @@ class Edge:
     crowd: Crowd
     allowances: Allowances
     user_of: Callable[[Certificate], str | None]
+    tell_of_stranger: Sparse
 
 
 class Listener(Protocol):

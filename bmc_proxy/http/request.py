@@ -220,7 +220,9 @@ class ExchangeRequest(Request):
         self._log_request(code)
 
     def _log_request(self, code: str) -> None:
-        _log.info(
+        # A stranger who is told to wait is told so often.
+        log = self._edge.tell_of_stranger if code == "http.too_many_requests" else _log.info
+        log(
             "request",
             request_id=self.request_id,
             method=self.method.decode("ascii", "replace")[:16],

@@ -8,9 +8,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http import HTTPFactory, Request
 
-from bmc_proxy.http.channel import IDLE_TIMEOUT_S, ExchangeChannel, host_of
+from bmc_proxy.http.channel import IDLE_TIMEOUT_S, ExchangeChannel
 from bmc_proxy.http.edge import Edge
 from bmc_proxy.sources import source_of
+from runtime import endpoints
 
 LOOK_EVERY_S = 1.0
 
@@ -42,8 +43,10 @@ class ExchangeSite(HTTPFactory):
         self._looking.start(LOOK_EVERY_S, now=False)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if addr is not None and not self.edge.crowd.has_room_for(source_of(host_of(addr))):
-            _log.info("connection refused", address=host_of(addr), reason="too many connections")
+        assert addr is not None  # a listening port knows it
+        host = endpoints.source_of(addr)
+        if not self.edge.crowd.has_room_for(source_of(host)):
+            self.edge.tell_of_stranger("connection refused", address=host, reason="too many connections")
             return None
         channel = ExchangeChannel()
         channel.factory = self

@@ -1,0 +1,31 @@
+"""What all tests together left in the logs: no password, token, cookie, key or body."""
+
+import re
+from pathlib import Path
+
+import pytest
+from csrs import make_csr, pem
+from processes import PASSWORDS, SIGN_CSR, basic, running_secure_pair
+from run_log import LINES, SECRETS
+
+# What keys, certificates, CSRs and password hashes look like, in PEM, in base64 of DER, and in their own form.
+_SHAPES = re.compile(r"-----(BEGIN|END)|MII[A-Za-z0-9+/]{20}|MH[cg][A-Za-z0-9+/]{20}|\$argon2|Basic [A-Za-z0-9+/]{8}")
+
+
+@pytest.mark.last
+def test_logs_of_the_whole_run_hold_no_secret(tmp_path: Path) -> None:
+    """After every test, and a login in each way at least, no log line holds a secret, or what looks like one."""
+    with running_secure_pair(tmp_path) as pair:
+        body = {"CsrString": pem(make_csr())}
+        assert pair.post("/login", {"data": ["root", PASSWORDS["root"]]}).status == 200
+        assert pair.post("/login", {"data": ["root", "wrong-" + PASSWORDS["oper"]]}).status == 401
+        assert pair.post("/login", {"data": [PASSWORDS["oper"], "root"]}).status == 401
+        assert pair.post(SIGN_CSR, body, *pair.token()).status == 200
+        assert pair.post(SIGN_CSR, body, *basic()).status == 200
+
+    text = "".join(LINES)
+    for word in ("logged in", "login failed", "signed", "request"):
+        assert f'"event": "{word}"' in text
+    assert len(SECRETS) > 6
+    assert [f"a secret of {len(each)} characters" for each in SECRETS if each in text] == []
+    assert [found[0][:10] for found in _SHAPES.finditer(text)] == []
