@@ -16,6 +16,7 @@ from twisted.python.threadpool import ThreadPool
 from bmc_proxy import https
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import AccountStore, AccountsUnusable
+from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import AgentLink, Agents
 from bmc_proxy.checkers import AccountChecker, InThread, PamChecker
 from bmc_proxy.config import Config
@@ -29,6 +30,7 @@ from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.redfish import Redfish
 from bmc_proxy.http.routes import Router
 from bmc_proxy.http.site import ExchangeSite
+from bmc_proxy.logins import Logins
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
 from protocol.records import Role
@@ -139,9 +141,14 @@ class ProxyApplication:
         config, reactor = self._config, self._reactor
         in_thread: InThread = partial(deferToThreadPool, reactor, self._hashing)
         sessions = Sessions(time.monotonic, config.session_idle_s)
-        access = Access(accounts, sessions, self._checker(accounts, in_thread), in_thread, time.monotonic)
+        logins = Logins(accounts, self._checker(accounts, in_thread), time.monotonic)
+        access, administration = Access(accounts, sessions, logins), Administration(accounts, logins, in_thread)
         service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, https.names_of_this_host()[0]))
-        dialects: list[Dialect] = [Phosphor(self._exchange, access), Ibm(self._exchange), Redfish(access, service_uuid)]
+        dialects: list[Dialect] = [
+            Phosphor(self._exchange, access),
+            Ibm(self._exchange),
+            Redfish(access, administration, service_uuid),
+        ]
         field = config.client_user
 
         def user_of(certificate: Certificate) -> str | None:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, AccountStore, Role
+from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.exchange import Exchange
@@ -27,6 +28,7 @@ from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.redfish import Redfish
 from bmc_proxy.http.routes import Router
 from bmc_proxy.http.site import ExchangeSite
+from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
@@ -81,7 +83,7 @@ class TestEdge:
     __test__ = False  # pytest: no tests in here
 
     clock: Clock
-    access: Access
+    accounts: AccountStore
     sessions: Sessions
     site: ExchangeSite
 
@@ -104,9 +106,11 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
         return maybeDeferred(work, *arguments)
 
     sessions = Sessions(clock.seconds, 1800)
-    access = Access(accounts, sessions, AccountChecker(accounts, at_once), at_once, clock.seconds)
+    logins = Logins(accounts, AccountChecker(accounts, at_once), clock.seconds)
+    access = Access(accounts, sessions, logins)
+    administration = Administration(accounts, logins, at_once)
     exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
-    dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, "uuid")]
+    dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, administration, "uuid")]
     allowances = Allowances(clock, requests_per_s)
     edge = Edge(
         clock,
@@ -119,4 +123,4 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
     )
     site = ExchangeSite(edge, is_anonymous=is_anonymous)
     site.doStart()
-    return TestEdge(clock, access, sessions, site)
+    return TestEdge(clock, accounts, sessions, site)

@@ -153,7 +153,7 @@ def test_strangers_have_a_twentieth_of_the_requests(tmp_path: Path) -> None:
 def test_whoever_is_known_has_all_of_the_requests(tmp_path: Path) -> None:
     """With a session a source has 100 requests a second, 200 at once, whatever strangers there use up."""
     edge = edge_in(tmp_path, requests_per_s=100)
-    session, token = edge.sessions.open("root", edge.access.accounts.all()["root"].password_id, "192.0.2.1")
+    session, token = edge.sessions.open("root", edge.accounts.all()["root"].password_id, "192.0.2.1")
     known = GET + b"X-Auth-Token: " + secret(token).encode() + b"\r\n\r\n"
     spoken = edge.connect()
     for _ in range(20):

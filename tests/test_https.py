@@ -111,7 +111,7 @@ def test_certificate_is_exchanged_without_dropping_connections(tmp_path: Path) -
         second = openssl_csr(tmp_path, "rsa2048", subject="/CN=second", extra=["-x509"])
         put(second, second.with_suffix(".key"), current, current_key)
         pair.proxy.send_signal(signal.SIGHUP)
-        pair.proxy.wait_for("reloaded")
+        pair.proxy.wait_for("reloaded", what="https")
         assert name_of(certificate_at(pair)) == "second"
         tls.sendall(b"GET /redfish/v1/ HTTP/1.1\r\nHost: bmc\r\n\r\n")
         assert tls.recv(1000).startswith(b"HTTP/1.1 200 ")

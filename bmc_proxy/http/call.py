@@ -4,8 +4,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bmc_proxy.access import Caller
 from bmc_proxy.accounts import Privilege
+from bmc_proxy.callers import Caller
 from bmc_proxy.errors import AuthRequired
 from bmc_proxy.exchange import Requester
 

@@ -5,7 +5,7 @@ import binascii
 
 from twisted.web.http_headers import Headers
 
-from bmc_proxy.access import Credentials
+from bmc_proxy.callers import Credentials
 
 FIXED_HEADERS = {
     b"Content-Type": b"application/json",

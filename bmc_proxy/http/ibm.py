@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from bmc_proxy.access import SIGNING
+from bmc_proxy.callers import SIGNING
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.bodies import csr_of
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route, Routes

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from bmc_proxy.access import SIGNING, Access
+from bmc_proxy.access import Access
+from bmc_proxy.callers import SIGNING
 from bmc_proxy.errors import BodyMalformed
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.bodies import csr_of, json_object

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request, datetimeToString
 
-from bmc_proxy.access import Caller, anonymous
+from bmc_proxy.callers import Caller, anonymous
 from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route

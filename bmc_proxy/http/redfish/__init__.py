@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bmc_proxy.access import Access
+from bmc_proxy.administration import Administration
 from bmc_proxy.http.call import Call, Problem, Reply, Route, Routes
 from bmc_proxy.http.redfish.accounts import AccountRoutes
 from bmc_proxy.http.redfish.sessions import SessionRoutes
@@ -14,21 +15,22 @@ class Redfish:
     """Answers in Redfish's shapes.
 
     Args:
-        access: who asks.
+        access: who asks, and who is logged in.
+        administration: of accounts.
         service_uuid: names this service for good (RFC 9562).
     """
 
     prefixes = ("/redfish",)
     headers: Mapping[str, str] = MappingProxyType({"OData-Version": "4.0"})
 
-    def __init__(self, access: Access, service_uuid: str) -> None:
+    def __init__(self, access: Access, administration: Administration, service_uuid: str) -> None:
         self._service_uuid = service_uuid
         routes: dict[str, Mapping[str, Route]] = {
             "/redfish": {"GET": Route(_versions, needs=None)},
             ROOT: {"GET": Route(self._root, needs=None)},
             f"{ROOT}/odata": {"GET": Route(_odata, needs=None)},
             **SessionRoutes(access).routes,
-            **AccountRoutes(access).routes,
+            **AccountRoutes(administration).routes,
         }
         # Found with and without a trailing slash (DSP0266, 6.5).
         self.routes: Routes = routes | {path + "/": methods for path, methods in routes.items()}

@@ -1,7 +1,7 @@
 """Redfish's AccountService: accounts and the roles they may have."""
 
-from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, Privilege, Role
+from bmc_proxy.administration import Administration
 from bmc_proxy.errors import NothingThere, PropertyRefused
 from bmc_proxy.http.call import Call, Reply, Route, Routes
 from bmc_proxy.http.redfish.bodies import flag_in, properties_of, role_in, text_in
@@ -17,8 +17,8 @@ _PROPERTIES = {"name": "UserName", "password": "Password", "exists": "UserName"}
 class AccountRoutes:
     """What is under /redfish/v1/AccountService."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, administration: Administration) -> None:
+        self._administration = administration
         self.routes: Routes = {
             ACCOUNT_SERVICE: {"GET": Route(self._service)},
             ACCOUNTS: {"GET": Route(self._list), "POST": Route(self._create, _USERS)},
@@ -50,7 +50,7 @@ class AccountRoutes:
         )
 
     async def _list(self, call: Call) -> Reply:
-        accounts = self._access.accounts_for(call.known_caller)
+        accounts = self._administration.accounts_for(call.known_caller)
         return collection(ACCOUNTS, "ManagerAccount", "Accounts Collection", [account.name for account in accounts])
 
     async def _create(self, call: Call) -> Reply:
@@ -61,13 +61,13 @@ class AccountRoutes:
             raise PropertyRefused("RoleId", f"Give RoleId: one of {', '.join(role.value for role in Role)}.")
         enabled = flag_in(given, "Enabled") is not False
         try:
-            account = await self._access.add_account(call.known_caller, name, password, role, enabled)
+            account = await self._administration.add_account(call.known_caller, name, password, role, enabled)
         except PropertyRefused as error:
             raise _in_redfish(error) from error
         return self._account(account, 201, {"Location": f"{ACCOUNTS}/{account.name}"})
 
     async def _get(self, call: Call) -> Reply:
-        return self._account(self._access.account_for(call.known_caller, call.argument))
+        return self._account(self._administration.account_for(call.known_caller, call.argument))
 
     async def _change(self, call: Call) -> Reply:
         given = properties_of(call.body, ("Password", "RoleId", "Enabled", "Locked"))
@@ -76,7 +76,7 @@ class AccountRoutes:
         if flag_in(given, "Locked") is True:
             raise PropertyRefused("Locked", "Locked can only be set to false. To shut an account out: Enabled.")
         try:
-            account = await self._access.change_account(
+            account = await self._administration.change_account(
                 call.known_caller,
                 call.argument,
                 password=text_in(given, "Password") if "Password" in given else None,
@@ -90,7 +90,7 @@ class AccountRoutes:
 
     async def _delete(self, call: Call) -> Reply:
         try:
-            await self._access.remove_account(call.known_caller, call.argument)
+            await self._administration.remove_account(call.known_caller, call.argument)
         except PropertyRefused as error:
             raise _in_redfish(error) from error
         return success()
@@ -106,7 +106,7 @@ class AccountRoutes:
                 "Password": None,
                 "RoleId": account.role.value,
                 "Enabled": account.enabled,
-                "Locked": self._access.is_locked(account.name),
+                "Locked": self._administration.is_locked(account.name),
                 "AccountTypes": ["Redfish"],
                 "Links": {"Role": link(f"{ROLES}/{account.role.value}")},
             },

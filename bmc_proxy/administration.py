@@ -1,0 +1,132 @@
+"""Administration: accounts, as far as whoever asks may see and change them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from twisted.logger import Logger
+
+from bmc_proxy.accounts import Account, AccountRefused, AccountStore, Privilege, Role
+from bmc_proxy.callers import Caller
+from bmc_proxy.checkers import InThread
+from bmc_proxy.errors import Forbidden, NothingThere, PropertyRefused
+from bmc_proxy.logins import Logins
+from bmc_proxy.passwords import hash_password
+
+_Result = TypeVar("_Result")
+
+_log = Logger()
+
+
+class Administration:
+    """The use cases around accounts.
+
+    Args:
+        accounts: who there is.
+        logins: knows which of them are locked.
+        in_thread: runs a blocking callable off the reactor thread.
+    """
+
+    def __init__(self, accounts: AccountStore, logins: Logins, in_thread: InThread) -> None:
+        self._accounts = accounts
+        self._logins = logins
+        self._in_thread = in_thread
+
+    def accounts_for(self, caller: Caller) -> list[Account]:
+        """Return the accounts that the caller may see: all, or its own."""
+        return [account for account in self._accounts.all().values() if _may_see_account(caller, account.name)]
+
+    def account_for(self, caller: Caller, name: str) -> Account:
+        """Return one of these. Raises NothingThere or Forbidden."""
+        if not _may_see_account(caller, name):
+            raise Forbidden
+        account = self._accounts.get(name)
+        if account is None:
+            raise NothingThere
+        return account
+
+    def is_locked(self, name: str) -> bool:
+        """Return whether wrong passwords locked this account."""
+        return self._logins.is_locked(name)
+
+    async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
+        """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
+        caller.must_have(frozenset({Privilege.CONFIGURE_USERS}))
+
+        def add() -> Account:
+            account = Account(name, role, hash_password(password), enabled)
+            self._accounts.add(account)
+            return account
+
+        account = await self._changing(add)
+        _log.info("account added", user=account.name, role=role.value, by=caller.user, address=caller.address)
+        return account
+
+    async def remove_account(self, caller: Caller, name: str) -> None:
+        """Remove an account; its sessions end with it. Raises Forbidden, NothingThere or PropertyRefused."""
+        caller.must_have(frozenset({Privilege.CONFIGURE_USERS}))
+        await self._changing(lambda: self._accounts.remove(name, keep_administrator=True))
+        _log.info("account removed", user=name, by=caller.user, address=caller.address)
+
+    async def change_account(
+        self,
+        caller: Caller,
+        name: str,
+        *,
+        password: str | None = None,
+        role: Role | None = None,
+        enabled: bool | None = None,
+        unlock: bool = False,
+    ) -> Account:
+        """Change what is given. One's own password needs ConfigureSelf, all else ConfigureUsers.
+
+        A new password ends the account's sessions but the caller's own, and unlocks it.
+
+        Raises:
+            Forbidden, NothingThere, PropertyRefused: nothing was changed.
+        """
+        only_password = role is None and enabled is None and not unlock
+        own = caller.user == name and only_password
+        caller.must_have(frozenset({Privilege.CONFIGURE_SELF if own else Privilege.CONFIGURE_USERS}))
+
+        def change() -> Account:
+            password_hash = hash_password(password) if password is not None else None
+
+            def changed(account: Account) -> Account:
+                return replace(
+                    account,
+                    role=role or account.role,
+                    enabled=account.enabled if enabled is None else enabled,
+                    password_hash=password_hash or account.password_hash,
+                )
+
+            return self._accounts.change(name, changed, keep_administrator=True)
+
+        account = await self._changing(change)
+        if password is not None and caller.session is not None and caller.user == name:
+            caller.session.password_id = account.password_id
+        if unlock:
+            self._logins.unlock(name)
+        _log.info(
+            "account changed",
+            user=name,
+            by=caller.user,
+            address=caller.address,
+            new_password=password is not None,
+            role=account.role.value,
+            enabled=account.enabled,
+        )
+        return account
+
+    async def _changing(self, change: Callable[[], _Result]) -> _Result:
+        try:
+            result: _Result = await self._in_thread(change)
+        except AccountRefused as error:
+            if error.about == "missing":
+                raise NothingThere from error
+            raise PropertyRefused(error.about, error.text, error.about == "exists") from error
+        return result
+
+
+def _may_see_account(caller: Caller, name: str) -> bool:
+    return name == caller.user or Privilege.CONFIGURE_USERS in caller.privileges

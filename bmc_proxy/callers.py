@@ -1,0 +1,58 @@
+"""Callers: what a request brings to be known by, and who is known by it."""
+
+from dataclasses import dataclass
+
+from bmc_proxy.accounts import ANONYMOUS, Privilege
+from bmc_proxy.errors import AuthRequired, Forbidden
+from bmc_proxy.sessions import Session
+
+SIGNING = frozenset({Privilege.CONFIGURE_MANAGER, Privilege.CONFIGURE_COMPONENTS})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request brings to be known by, all of it untrusted but the certificate.
+
+    Attributes:
+        certificate_user: whom the client certificate names, which TLS accepted.
+        token: of X-Auth-Token.
+        cookie_tokens: of the session cookies.
+        xsrf_token: of X-XSRF-TOKEN.
+        basic: user and password.
+        writes: the request's method may change something, so a cookie alone is not enough.
+    """
+
+    certificate_user: str | None = None
+    token: str | None = None
+    cookie_tokens: tuple[str, ...] = ()
+    xsrf_token: str | None = None
+    basic: tuple[str, str] | None = None
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who is known.
+
+    Attributes:
+        user: the account's name.
+        method: how it is known: "certificate", "token", "cookie", "basic", "anonymous-loopback".
+        address: where the request came from.
+        session: that it belongs to.
+    """
+
+    user: str
+    method: str
+    address: str
+    privileges: frozenset[Privilege]
+    session: Session | None = None
+
+    def must_have(self, privileges: frozenset[Privilege]) -> None:
+        """Raise Forbidden where one is lacking, AuthRequired where a login may help."""
+        if not privileges <= self.privileges:
+            raise Forbidden if Privilege.LOGIN in self.privileges else AuthRequired
+
+
+def anonymous(address: str) -> Caller:
+    """Return who asks without login on the listener that allows it: it may have CSRs signed, and nothing else."""
+    return Caller(ANONYMOUS, "anonymous-loopback", address, SIGNING)

@@ -1,0 +1,96 @@
+"""Logins: passwords checked one at a time, with what is known of failures before and after."""
+
+from collections.abc import Callable
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
+
+from bmc_proxy.accounts import NAME, Account, AccountStore
+from bmc_proxy.checkers import is_let_in
+from bmc_proxy.errors import AuthFailed, TooManyRequests
+from bmc_proxy.lockout import Lockout
+from bmc_proxy.passwords import is_possible
+from bmc_proxy.sources import source_of
+
+# Logins that wait for their turn at the one thread that hashes.
+QUEUE_LIMIT = 256
+QUEUE_LIMIT_PER_SOURCE = 128
+QUEUE_RETRY_AFTER_S = 5
+
+_log = Logger()
+
+
+class Logins:
+    """Checks passwords.
+
+    Args:
+        accounts: who there is.
+        checker: says whether a password is right.
+        now: seconds, of a clock that goes forward.
+    """
+
+    def __init__(self, accounts: AccountStore, checker: ICredentialsChecker, now: Callable[[], float]) -> None:
+        self._accounts = accounts
+        self._checker = checker
+        self._now = now
+        self._lockout = Lockout()
+        self._turn = DeferredLock()
+        self._waiting: dict[str, int] = {}
+
+    async def check(self, user: str, password: str, address: str) -> Account:
+        """Return the account that a name and a password let in. Raises AuthFailed or TooManyRequests."""
+        source = source_of(address)
+        self._refuse_while_waiting(source)
+        if not NAME.fullmatch(user) or not is_possible(password):
+            self._lockout.refused(source, self._now())
+            raise AuthFailed
+        if sum(self._waiting.values()) >= QUEUE_LIMIT or self._waiting.get(source, 0) >= QUEUE_LIMIT_PER_SOURCE:
+            raise TooManyRequests(QUEUE_RETRY_AFTER_S)
+        self._waiting[source] = self._waiting.get(source, 0) + 1
+        try:
+            # One at a time, so that no try starts before the failures of those before it are counted.
+            await self._turn.acquire()
+            try:
+                return await self._check_in_turn(user, password, source, address)
+            finally:
+                self._turn.release()
+        finally:
+            self._waiting[source] -= 1
+            if not self._waiting[source]:
+                del self._waiting[source]
+
+    async def _check_in_turn(self, user: str, password: str, source: str, address: str) -> Account:
+        self._refuse_while_waiting(source)
+        if self._lockout.is_closed(self._lock_of(user), source, self._now()):
+            self._lockout.refused(source, self._now())
+            raise AuthFailed
+        is_right = await is_let_in(self._checker, user, password)
+        account = self._accounts.get(user)
+        if not is_right or account is None or not account.enabled:
+            # The name only where it is one: people type passwords into the field for names.
+            told = user if account is not None else "-"
+            _log.warn("login failed", user=told, address=address)
+            if self._lockout.failed(self._lock_of(user), source, self._now()):
+                _log.warn("account locked", user=told, address=address)
+            raise AuthFailed
+        self._lockout.succeeded(self._lock_of(user), source)
+        return account
+
+    def _lock_of(self, user: str) -> str:
+        """Return under what failures are counted: another password, set by whatever process, opens an account again."""
+        account = self._accounts.get(user)
+        return user if account is None else f"{user} {account.password_id}"
+
+    def _refuse_while_waiting(self, source: str) -> None:
+        wait_s = self._lockout.wait_s(source, self._now())
+        if wait_s > 0:
+            raise TooManyRequests(wait_s)
+
+    def is_locked(self, name: str) -> bool:
+        """Return whether wrong passwords locked this account."""
+        return self._lockout.is_locked(self._lock_of(name), self._now())
+
+    def unlock(self, name: str) -> None:
+        """Forget the failures against an account."""
+        self._lockout.clear(self._lock_of(name))
