@@ -52,7 +52,11 @@ class Access:
         if credentials.basic is None:
             raise AuthRequired
         account = await self._logins.check(*credentials.basic, address)
-        return Caller(account.name, "basic", address, account.role.privileges)
+        return Caller(account.name, "basic", address, account.role.privileges, account.password_id)
+
+    def still(self, caller: Caller) -> Caller:
+        """Return who asks as it is known now, after a wait. Raises AuthRequired where it is not known any more."""
+        return caller.as_of(self._accounts.all())
 
     async def log_in(self, user: str, password: str, address: str) -> tuple[Session, str]:
         """Open a session; return it and its token. Raises AuthFailed or TooManyRequests."""
@@ -71,7 +75,7 @@ class Access:
         if account is None:
             self._sessions.close(session)
             return None
-        return Caller(account.name, method, address, account.role.privileges, session)
+        return Caller(account.name, method, address, account.role.privileges, session.password_id, session)
 
     def _owner(self, session: Session) -> Account | None:
         """Return a session's account, as long as it may be used and has the password of the login."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or '_'"
 # Whoever asks without login is told so in the ledger.
 ANONYMOUS = "anonymous"
+LOCK_PATIENCE_S = 3.0
+LOCK_POLL_S = 0.02
 _VERSION = 1
 
 
@@ -103,6 +106,11 @@ class Account:
 
 
 Accounts = Mapping[str, Account]
+Guard = Callable[[Accounts], None]
+
+
+def _anybody(_accounts: Accounts) -> None:
+    """Whoever may write the file may change it."""
 
 
 class AccountStore:
@@ -141,14 +149,19 @@ class AccountStore:
         """Return the account of this name."""
         return self.all().get(name)
 
-    def add(self, account: Account) -> None:
+    def add(self, account: Account, guard: Guard = _anybody) -> None:
         """Add an account. Blocks, as every change does: for a lock, and until it is durable.
+
+        Args:
+            guard: is shown the accounts as they are when the change is made, and raises where it may not be.
 
         Raises:
             AccountRefused: the name is taken or none, or there are `LIMIT` accounts.
+            AccountsUnusable: the file cannot be read or locked.
+            OSError: it cannot be written.
         """
-        with self._changing() as accounts:
-            if not NAME.fullmatch(account.name) or account.name == ANONYMOUS:
+        with self._changing(guard) as accounts:
+            if not NAME.fullmatch(account.name) or account.name.lower() == ANONYMOUS:
                 raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {ANONYMOUS!r}.")
             if account.name in accounts:
                 raise AccountRefused("exists", f"There is an account {account.name} already.")
@@ -158,24 +171,32 @@ class AccountStore:
                 )
             accounts[account.name] = account
 
-    def remove(self, name: str, *, keep_administrator: bool = False) -> None:
+    def remove(self, name: str, guard: Guard = _anybody, *, keep_administrator: bool = False) -> None:
         """Remove an account.
 
         Args:
+            guard: as for `add`, with its errors.
             keep_administrator: refuse to take the last enabled Administrator away.
 
         Raises:
             AccountRefused: there is none of this name, or it is the last Administrator.
         """
-        with self._changing() as accounts:
+        with self._changing(guard) as accounts:
             account = _existing(accounts, name)
             if keep_administrator:
                 _refuse_for_the_last(accounts, account)
             del accounts[name]
 
-    def change(self, name: str, change: Callable[[Account], Account], *, keep_administrator: bool = False) -> Account:
+    def change(
+        self,
+        name: str,
+        change: Callable[[Account], Account],
+        guard: Guard = _anybody,
+        *,
+        keep_administrator: bool = False,
+    ) -> Account:
         """Put what `change` makes of an account in its place and return it. Arguments and errors as for `remove`."""
-        with self._changing() as accounts:
+        with self._changing(guard) as accounts:
             account = _existing(accounts, name)
             changed = change(account)
             if keep_administrator and not changed.administers:
@@ -184,12 +205,14 @@ class AccountStore:
         return changed
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Account]]:
+    def _changing(self, guard: Guard) -> Iterator[dict[str, Account]]:
         """Yield the accounts for changing, and store them; no two changes, of whatever process, overlap."""
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._path.with_suffix(".lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, path)
             accounts = dict(_read(self._path))
+            guard(accounts)
             yield accounts
             replace_file(self._path, _to_json(accounts))
         finally:
@@ -208,6 +231,22 @@ class AccountStore:
         except OSError as error:
             raise AccountsUnusable(f"{self._path}: {error.strerror}") from error
         return state.st_ino, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock the file, which others have for milliseconds; whoever holds it for long must not stop logins."""
+    give_up_at = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > give_up_at:
+                raise AccountsUnusable(
+                    f"{path} is locked by another process. Try again once that has ended."
+                ) from error
+            time.sleep(LOCK_POLL_S)
+        else:
+            return
 
 
 def _existing(accounts: Accounts, name: str) -> Account:
@@ -238,9 +277,12 @@ def _read(path: Path) -> dict[str, Account]:
         raise AccountsUnusable(str(error)) from error
     except OSError as error:
         raise AccountsUnusable(f"{path}: {error.strerror}. It must belong to the user of the proxy.") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise AccountsUnusable(f"{path} cannot be read: {error}. Restore it from a backup, or remove it.") from error
 
 
 def _account(row: Any) -> Account:
-    return Account(str(row["name"]), Role(row["role"]), row["password_hash"], bool(row["enabled"]))
+    name, role, password_hash, enabled = (row[field] for field in ("name", "role", "password_hash", "enabled"))
+    if not isinstance(name, str) or not isinstance(password_hash, str | None) or not isinstance(enabled, bool):
+        raise TypeError("an account has a field of another type")
+    return Account(name, Role(role), password_hash, enabled)

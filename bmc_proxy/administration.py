@@ -6,12 +6,17 @@ from typing import TypeVar
 
 from twisted.logger import Logger
 
-from bmc_proxy.accounts import Account, AccountRefused, AccountStore, Privilege, Role
+from bmc_proxy.accounts import Account, AccountRefused, Accounts, AccountStore, AccountsUnusable, Guard, Privilege, Role
 from bmc_proxy.callers import Caller
 from bmc_proxy.checkers import InThread
-from bmc_proxy.errors import Forbidden, NothingThere, PropertyRefused
+from bmc_proxy.errors import AccountsFailed, Forbidden, NothingThere, PropertyRefused
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
+from bmc_proxy.sources import source_of
+from bmc_proxy.turns import Turns
+
+_USERS = frozenset({Privilege.CONFIGURE_USERS})
+_SELF = frozenset({Privilege.CONFIGURE_SELF})
 
 _Result = TypeVar("_Result")
 
@@ -24,12 +29,14 @@ class Administration:
     Args:
         accounts: who there is.
         logins: knows which of them are locked.
+        turns: where hashing takes its turn.
         in_thread: runs a blocking callable off the reactor thread.
     """
 
-    def __init__(self, accounts: AccountStore, logins: Logins, in_thread: InThread) -> None:
+    def __init__(self, accounts: AccountStore, logins: Logins, turns: Turns, in_thread: InThread) -> None:
         self._accounts = accounts
         self._logins = logins
+        self._turns = turns
         self._in_thread = in_thread
 
     def accounts_for(self, caller: Caller) -> list[Account]:
@@ -51,21 +58,20 @@ class Administration:
 
     async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
         """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
-        caller.must_have(frozenset({Privilege.CONFIGURE_USERS}))
 
         def add() -> Account:
             account = Account(name, role, hash_password(password), enabled)
-            self._accounts.add(account)
+            self._accounts.add(account, _guard(caller, _USERS))
             return account
 
-        account = await self._changing(add)
+        account = await self._changing(caller, add)
         _log.info("account added", user=account.name, role=role.value, by=caller.user, address=caller.address)
         return account
 
     async def remove_account(self, caller: Caller, name: str) -> None:
         """Remove an account; its sessions end with it. Raises Forbidden, NothingThere or PropertyRefused."""
-        caller.must_have(frozenset({Privilege.CONFIGURE_USERS}))
-        await self._changing(lambda: self._accounts.remove(name, keep_administrator=True))
+        guard = _guard(caller, _USERS)
+        await self._changing(caller, lambda: self._accounts.remove(name, guard, keep_administrator=True))
         _log.info("account removed", user=name, by=caller.user, address=caller.address)
 
     async def change_account(
@@ -87,7 +93,7 @@ class Administration:
         """
         only_password = role is None and enabled is None and not unlock
         own = caller.user == name and only_password
-        caller.must_have(frozenset({Privilege.CONFIGURE_SELF if own else Privilege.CONFIGURE_USERS}))
+        guard = _guard(caller, _SELF if own else _USERS)
 
         def change() -> Account:
             password_hash = hash_password(password) if password is not None else None
@@ -100,9 +106,9 @@ class Administration:
                     password_hash=password_hash or account.password_hash,
                 )
 
-            return self._accounts.change(name, changed, keep_administrator=True)
+            return self._accounts.change(name, changed, guard, keep_administrator=True)
 
-        account = await self._changing(change)
+        account = await self._changing(caller, change)
         if password is not None and caller.session is not None and caller.user == name:
             caller.session.password_id = account.password_id
         if unlock:
@@ -118,14 +124,30 @@ class Administration:
         )
         return account
 
-    async def _changing(self, change: Callable[[], _Result]) -> _Result:
-        try:
+    async def _changing(self, caller: Caller, change: Callable[[], _Result]) -> _Result:
+        async def in_thread() -> _Result:
             result: _Result = await self._in_thread(change)
+            return result
+
+        try:
+            return await self._turns.take(source_of(caller.address), in_thread)
+        except (AccountsUnusable, OSError) as error:
+            _log.error("accounts cannot be changed", reason=str(error))
+            raise AccountsFailed from error
         except AccountRefused as error:
             if error.about == "missing":
                 raise NothingThere from error
             raise PropertyRefused(error.about, error.text, error.about == "exists") from error
-        return result
+
+
+def _guard(caller: Caller, needed: frozenset[Privilege]) -> Guard:
+    """Return what refuses a change where the caller may not make it, or not any more when it is made."""
+    caller.must_have(needed)
+
+    def guard(accounts: Accounts) -> None:
+        caller.as_of(accounts).must_have(needed)
+
+    return guard
 
 
 def _may_see_account(caller: Caller, name: str) -> bool:

@@ -1,8 +1,8 @@
 """Callers: what a request brings to be known by, and who is known by it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bmc_proxy.accounts import ANONYMOUS, Privilege
+from bmc_proxy.accounts import ANONYMOUS, Accounts, Privilege
 from bmc_proxy.errors import AuthRequired, Forbidden
 from bmc_proxy.sessions import Session
 
@@ -38,6 +38,7 @@ class Caller:
         user: the account's name.
         method: how it is known: "certificate", "token", "cookie", "basic", "anonymous-loopback".
         address: where the request came from.
+        password_id: of the password that it is known by, itself or through its session; None where there is none.
         session: that it belongs to.
     """
 
@@ -45,7 +46,23 @@ class Caller:
     method: str
     address: str
     privileges: frozenset[Privilege]
+    password_id: str | None = None
     session: Session | None = None
+
+    def as_of(self, accounts: Accounts) -> "Caller":
+        """Return the caller with the privileges that it has by these accounts.
+
+        Raises:
+            AuthRequired: it is not let in any more: without account, disabled, with another password, logged out.
+        """
+        if self.user == ANONYMOUS:
+            return self
+        account = accounts.get(self.user)
+        if account is None or not account.enabled or self.password_id not in (None, account.password_id):
+            raise AuthRequired
+        if self.session is not None and self.session.is_closed:
+            raise AuthRequired
+        return replace(self, privileges=account.role.privileges)
 
     def must_have(self, privileges: frozenset[Privilege]) -> None:
         """Raise Forbidden where one is lacking, AuthRequired where a login may help."""

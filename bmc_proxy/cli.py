@@ -194,6 +194,7 @@ def account_remove(state_dir: Path, name: str) -> None:
 
     Example: bmc-proxy account remove operator1 --state-dir /var/lib/bmc-proxy
     """
+    state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
     click.echo(f"Account {name} removed.")
 
@@ -210,6 +211,7 @@ def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> No
     """
     if not password_stdin:
         raise ConfigError("give --password-stdin, and the password on the first line of stdin")
+    state_directory.make(state_dir)
     password_hash = _hash_from_stdin()
     AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
     click.echo(f"Account {name} has a new password.")
@@ -218,4 +220,8 @@ def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> No
 def _hash_from_stdin() -> str:
     from bmc_proxy.passwords import hash_password
 
-    return hash_password(sys.stdin.readline().rstrip("\r\n"))
+    try:
+        password = sys.stdin.buffer.readline().decode()
+    except ValueError as error:
+        raise AccountRefused("password", "The password is not UTF-8.") from error
+    return hash_password(password.rstrip("\r\n"))

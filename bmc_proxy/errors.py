@@ -44,6 +44,13 @@ class TooManyRequests(ExchangeError):
         self.retry_after_s = retry_after_s
 
 
+class AccountsFailed(ExchangeError):
+    """The file of accounts cannot be read or written; the log says why."""
+
+    def __init__(self) -> None:
+        super().__init__("The proxy cannot change its accounts. Its log says why.")
+
+
 class NothingThere(ExchangeError):
     """There is no such account or session."""
 

@@ -3,20 +3,15 @@
 from collections.abc import Callable
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from bmc_proxy.accounts import NAME, Account, AccountStore
 from bmc_proxy.checkers import is_let_in
 from bmc_proxy.errors import AuthFailed, TooManyRequests
-from bmc_proxy.lockout import Lockout
+from bmc_proxy.lockout import Lockout, Target
 from bmc_proxy.passwords import is_possible
 from bmc_proxy.sources import source_of
-
-# Logins that wait for their turn at the one thread that hashes.
-QUEUE_LIMIT = 256
-QUEUE_LIMIT_PER_SOURCE = 128
-QUEUE_RETRY_AFTER_S = 5
+from bmc_proxy.turns import Turns
 
 _log = Logger()
 
@@ -27,16 +22,18 @@ class Logins:
     Args:
         accounts: who there is.
         checker: says whether a password is right.
+        turns: where hashing takes its turn.
         now: seconds, of a clock that goes forward.
     """
 
-    def __init__(self, accounts: AccountStore, checker: ICredentialsChecker, now: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: AccountStore, checker: ICredentialsChecker, turns: Turns, now: Callable[[], float]
+    ) -> None:
         self._accounts = accounts
         self._checker = checker
         self._now = now
+        self._turns = turns
         self._lockout = Lockout()
-        self._turn = DeferredLock()
-        self._waiting: dict[str, int] = {}
 
     async def check(self, user: str, password: str, address: str) -> Account:
         """Return the account that a name and a password let in. Raises AuthFailed or TooManyRequests."""
@@ -45,20 +42,8 @@ class Logins:
         if not NAME.fullmatch(user) or not is_possible(password):
             self._lockout.refused(source, self._now())
             raise AuthFailed
-        if sum(self._waiting.values()) >= QUEUE_LIMIT or self._waiting.get(source, 0) >= QUEUE_LIMIT_PER_SOURCE:
-            raise TooManyRequests(QUEUE_RETRY_AFTER_S)
-        self._waiting[source] = self._waiting.get(source, 0) + 1
-        try:
-            # One at a time, so that no try starts before the failures of those before it are counted.
-            await self._turn.acquire()
-            try:
-                return await self._check_in_turn(user, password, source, address)
-            finally:
-                self._turn.release()
-        finally:
-            self._waiting[source] -= 1
-            if not self._waiting[source]:
-                del self._waiting[source]
+        # One at a time, so that no try starts before the failures of those before it are counted.
+        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address))
 
     async def _check_in_turn(self, user: str, password: str, source: str, address: str) -> Account:
         self._refuse_while_waiting(source)
@@ -77,10 +62,10 @@ class Logins:
         self._lockout.succeeded(self._lock_of(user), source)
         return account
 
-    def _lock_of(self, user: str) -> str:
+    def _lock_of(self, user: str) -> Target:
         """Return under what failures are counted: another password, set by whatever process, opens an account again."""
         account = self._accounts.get(user)
-        return user if account is None else f"{user} {account.password_id}"
+        return Target(user, "" if account is None else account.password_id)
 
     def _refuse_while_waiting(self, source: str) -> None:
         wait_s = self._lockout.wait_s(source, self._now())

@@ -33,6 +33,7 @@ from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.logins import Logins
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
+from bmc_proxy.turns import Turns
 from protocol.records import Role
 from runtime import channel_tls, state_dir
 from runtime.descriptions import has_tls, is_local, without_tls
@@ -141,8 +142,9 @@ class ProxyApplication:
         config, reactor = self._config, self._reactor
         in_thread: InThread = partial(deferToThreadPool, reactor, self._hashing)
         sessions = Sessions(time.monotonic, config.session_idle_s)
-        logins = Logins(accounts, self._checker(accounts, in_thread), time.monotonic)
-        access, administration = Access(accounts, sessions, logins), Administration(accounts, logins, in_thread)
+        turns = Turns()
+        logins = Logins(accounts, self._checker(accounts, in_thread), turns, time.monotonic)
+        access, administration = Access(accounts, sessions, logins), Administration(accounts, logins, turns, in_thread)
         service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, https.names_of_this_host()[0]))
         dialects: list[Dialect] = [
             Phosphor(self._exchange, access),

@@ -22,6 +22,7 @@ class Session:
         opened_at, used_at: in seconds of the table's clock.
         token_sha256: of the secret itself, which is not kept.
         xsrf_token: what a page that may write has to show beside the cookie.
+        is_closed: it has ended.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Session:
     used_at: float
     token_sha256: bytes
     xsrf_token: str
+    is_closed: bool = False
 
 
 class Sessions:
@@ -103,6 +105,7 @@ class Sessions:
 
     def close(self, session: Session) -> None:
         """End a session; one that has ended already may be given."""
+        session.is_closed = True
         self._by_token.pop(session.token_sha256, None)
 
     def _expire(self) -> None:

@@ -23,14 +23,19 @@ def make(path: Path) -> None:
     """Make the directory where it is missing (0700).
 
     Raises:
-        StartError: it cannot be made, or other users may write to it.
+        StartError: it cannot be made, it is another user's, or others may write to it.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = path.stat().st_mode
+        state = path.stat()
     except OSError as error:
         raise StartError(f"state directory {path}: {error.strerror}") from error
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if state.st_uid != os.geteuid():
+        raise StartError(
+            f"state directory {path} belongs to uid {state.st_uid}, this process runs as {os.geteuid()}."
+            " Run it as the directory's owner."
+        )
+    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StartError(f"state directory {path} can be written by other users. Run: chmod 700 {path}")
 
 

@@ -32,6 +32,7 @@ from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
+from bmc_proxy.turns import Turns
 from runtime.sparse import Sparse
 
 _log = Logger()
@@ -106,9 +107,10 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
         return maybeDeferred(work, *arguments)
 
     sessions = Sessions(clock.seconds, 1800)
-    logins = Logins(accounts, AccountChecker(accounts, at_once), clock.seconds)
+    turns = Turns()
+    logins = Logins(accounts, AccountChecker(accounts, at_once), turns, clock.seconds)
     access = Access(accounts, sessions, logins)
-    administration = Administration(accounts, logins, at_once)
+    administration = Administration(accounts, logins, turns, at_once)
     exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
     dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, administration, "uuid")]
     allowances = Allowances(clock, requests_per_s)

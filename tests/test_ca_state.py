@@ -246,3 +246,11 @@ def test_state_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="file"):
         state_dir.claim(tmp_path / "file")
+
+
+def test_state_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is another user's is refused, with what to do."""
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+
+    with pytest.raises(StartError, match="Run it as the directory's owner"):
+        state_dir.claim(tmp_path)

@@ -62,6 +62,8 @@ def answers_in(octets: bytes) -> list[tuple[int, bytes]]:
         GET + b"Host: another\r\n" + CLOSE + b"\r\n",
         POST + b"Content-Length: 1x\r\n\r\n",
         POST + b"Transfer-Encoding: gzip\r\n\r\n",
+        POST + b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",

@@ -1,6 +1,7 @@
 """The HTTP edge in memory: what arrives slowly, and how often and how wide a source may ask."""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from edges import PASSWORD, TestEdge, Wire, edge_in
 from run_log import secret
 from twisted.internet.address import IPv4Address
 
+from bmc_proxy.accounts import Role
 from bmc_proxy.config import HttpsConfig
 from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
 from bmc_proxy.http.request import DISCARD_LIMIT
@@ -175,3 +177,46 @@ def test_passwords_are_judged_within_the_strangers_share(tmp_path: Path) -> None
         spoken.say(sessions)
 
     assert [answer[0] for answer in spoken.answers()] == [200, 200, 429]
+
+
+def test_requests_without_a_host_are_charged(tmp_path: Path) -> None:
+    """What is refused as no HTTP counts against its source as well."""
+    edge = edge_in(tmp_path, requests_per_s=100)
+    spoken = edge.connect()
+    for _ in range(11):
+        spoken.say(b"GET /redfish/v1/ HTTP/1.1\r\n\r\n")
+
+    assert [answer[0] for answer in spoken.answers()] == [400] * 10 + [429]
+
+
+@pytest.mark.parametrize("change", ["log out", "disable", "demote", "remove", "new password"])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_caller_that_is_thrown_out_while_its_body_comes(edge: TestEdge, change: str, method: str) -> None:
+    """Who may ask is judged again when the body is here: nothing is done for somebody who may not any more."""
+    account = edge.accounts.all()["root"]
+    session, token = edge.sessions.open("root", account.password_id, "192.0.2.1")
+    member = "/root" if method == "PATCH" else ""
+    body = {"POST": b'{"UserName":"evil","Password":"password","RoleId":"Administrator"}', "PATCH": b'{"Enabled":true}'}
+    spoken = edge.connect()
+    head = f"{method} /redfish/v1/AccountService/Accounts{member} HTTP/1.1\r\nHost: bmc\r\n"
+    head += f"X-Auth-Token: {secret(token)}\r\nContent-Length: {len(body[method])}\r\n\r\n"
+    spoken.say(head.encode())
+    assert spoken.answers() == []
+
+    match change:
+        case "log out":
+            edge.sessions.close(session)
+        case "disable":
+            edge.accounts.change("root", lambda each: replace(each, enabled=False))
+        case "demote":
+            edge.accounts.change("root", lambda each: replace(each, role=Role.READ_ONLY))
+        case "remove":
+            edge.accounts.remove("root")
+        case "new password":
+            edge.accounts.change("root", lambda each: replace(each, password_hash="x" * 9))
+    before = dict(edge.accounts.all())
+    spoken.say(body[method])
+
+    [(status, _, _)] = spoken.answers()
+    assert status == (403 if change == "demote" else 401)
+    assert dict(edge.accounts.all()) == before

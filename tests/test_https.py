@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -201,6 +202,17 @@ def test_connections_are_limited_in_all_and_for_each_source(tmp_path: Path, list
         pair.proxy.wait_for("connection refused")
         assert retried(lambda: curl(url, *pair.trust).status) == 200
         held.pop().close()
+
+
+def test_strangers_in_the_middle_of_a_request_make_room(tmp_path: Path) -> None:
+    """Two addresses that hold all places with half a request each do not shut a third one out."""
+    with running_secure_pair(tmp_path, "--max-connections", "4") as pair, ExitStack() as stack:
+        for number in range(4):
+            address = ("127.0.0.1", port_of(pair.plain_url))
+            held = socket.create_connection(address, PATIENCE_S, source_address=(f"127.0.0.{60 + number % 2}", 0))
+            stack.enter_context(held).sendall(b"POST /login HTTP/1.1\r\nHost: bmc\r\nContent-Length: 100\r\n\r\n")
+
+        assert curl(pair.plain_url + IBM_ROOT, *basic()).status == 200
 
 
 def retried(ask: object) -> object:

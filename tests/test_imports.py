@@ -24,6 +24,7 @@ TWISTED_AT = {
     "bmc_proxy.cli",
     "bmc_proxy.service",
     "bmc_proxy.logins",
+    "bmc_proxy.turns",
     "bmc_proxy.http.channel",
     "bmc_proxy.http.edge",
     "bmc_proxy.http.headers",

@@ -9,18 +9,20 @@ from bmc_proxy.lockout import (
     GOOD_SOURCES_LIMIT,
     LOCK_AFTER,
     LOCK_S,
-    NAMES_LIMIT,
+    TARGETS_LIMIT,
     Lockout,
+    Target,
 )
 
+ROOT, OPERATOR = Target("root", "of its password"), Target("operator", "of its password")
 BAD, GOOD = "192.0.2.1", "192.0.2.2"
 
 
-def locked(name: str = "root", source: str = BAD, now: float = 0.0) -> Lockout:
+def locked(target: Target = ROOT, source: str = BAD, now: float = 0.0) -> Lockout:
     """Return what is known after five failures."""
     lockout = Lockout()
     for _ in range(LOCK_AFTER):
-        lockout.failed(name, source, now)
+        lockout.failed(target, source, now)
     return lockout
 
 
@@ -28,22 +30,22 @@ def test_lock_after_five_failures() -> None:
     """Four failures lock nothing; the fifth says that it locked the account, the sixth does not say so again."""
     lockout = Lockout()
 
-    assert [lockout.failed("root", BAD, 0) for _ in range(LOCK_AFTER - 1)] == [False] * (LOCK_AFTER - 1)
-    assert not lockout.is_locked("root", 0)
-    assert not lockout.is_closed("root", BAD, 0)
-    assert lockout.failed("root", BAD, 0)
-    assert lockout.is_locked("root", 0)
-    assert lockout.is_closed("root", BAD, 0)
-    assert not lockout.failed("root", BAD, 0)
+    assert [lockout.failed(ROOT, BAD, 0) for _ in range(LOCK_AFTER - 1)] == [False] * (LOCK_AFTER - 1)
+    assert not lockout.is_locked(ROOT, 0)
+    assert not lockout.is_closed(ROOT, BAD, 0)
+    assert lockout.failed(ROOT, BAD, 0)
+    assert lockout.is_locked(ROOT, 0)
+    assert lockout.is_closed(ROOT, BAD, 0)
+    assert not lockout.failed(ROOT, BAD, 0)
 
 
 def test_lock_lasts_300_seconds() -> None:
     """A lock ends 300 s after the fifth failure, and then all is as if nothing had been."""
     lockout = locked(now=100)
 
-    assert lockout.is_closed("root", BAD, 100 + LOCK_S - 0.001)
-    assert not lockout.is_closed("root", BAD, 100 + LOCK_S)
-    assert not lockout.failed("root", BAD, 100 + LOCK_S)
+    assert lockout.is_closed(ROOT, BAD, 100 + LOCK_S - 0.001)
+    assert not lockout.is_closed(ROOT, BAD, 100 + LOCK_S)
+    assert not lockout.failed(ROOT, BAD, 100 + LOCK_S)
 
 
 def test_failures_are_forgotten_after_300_seconds() -> None:
@@ -51,12 +53,12 @@ def test_failures_are_forgotten_after_300_seconds() -> None:
     lockout = Lockout()
     for now in (0, LOCK_S):
         for _ in range(LOCK_AFTER - 1):
-            assert not lockout.failed("root", BAD, now)
+            assert not lockout.failed(ROOT, BAD, now)
 
 
 def test_lock_is_of_one_account() -> None:
     """Another account is open to the source that failed."""
-    assert not locked().is_closed("operator", BAD, 0)
+    assert not locked().is_closed(OPERATOR, BAD, 0)
 
 
 def test_lock_counts_all_sources_together() -> None:
@@ -64,20 +66,20 @@ def test_lock_counts_all_sources_together() -> None:
     lockout = Lockout()
     sources = [f"192.0.2.{number}" for number in range(1, 6)]
 
-    assert [lockout.failed("root", source, 0) for source in sources] == [False] * 4 + [True]
-    assert all(lockout.is_closed("root", source, 0) for source in sources)
+    assert [lockout.failed(ROOT, source, 0) for source in sources] == [False] * 4 + [True]
+    assert all(lockout.is_closed(ROOT, source, 0) for source in sources)
 
 
 def test_locked_account_is_open_to_whoever_did_not_fail() -> None:
     """A source without a failure gets in; after one it does not."""
     lockout = locked()
 
-    assert not lockout.is_closed("root", GOOD, 0)
-    lockout.succeeded("root", GOOD)
-    assert not lockout.is_closed("root", GOOD, 0)
-    assert lockout.is_closed("root", BAD, 0)
-    lockout.failed("root", GOOD, 0)
-    assert lockout.is_closed("root", GOOD, 0)
+    assert not lockout.is_closed(ROOT, GOOD, 0)
+    lockout.succeeded(ROOT, GOOD)
+    assert not lockout.is_closed(ROOT, GOOD, 0)
+    assert lockout.is_closed(ROOT, BAD, 0)
+    lockout.failed(ROOT, GOOD, 0)
+    assert lockout.is_closed(ROOT, GOOD, 0)
 
 
 def test_success_forgets_the_sources_own_failures_only() -> None:
@@ -85,24 +87,24 @@ def test_success_forgets_the_sources_own_failures_only() -> None:
     lockout = Lockout()
     for source in (BAD, GOOD):
         for _ in range(2):
-            lockout.failed("root", source, 0)
-    lockout.succeeded("root", GOOD)
-    assert not lockout.failed("root", BAD, 0)
-    assert not lockout.failed("root", BAD, 0)
-    assert lockout.failed("root", BAD, 0)
+            lockout.failed(ROOT, source, 0)
+    lockout.succeeded(ROOT, GOOD)
+    assert not lockout.failed(ROOT, BAD, 0)
+    assert not lockout.failed(ROOT, BAD, 0)
+    assert lockout.failed(ROOT, BAD, 0)
 
 
 def test_many_sources_leave_the_account_to_known_ones() -> None:
     """Past 16 failing sources only those get a try that logged in before."""
     lockout = Lockout()
-    lockout.succeeded("root", GOOD)
+    lockout.succeeded(ROOT, GOOD)
     for number in range(FAILING_SOURCES_LIMIT - 1):
-        lockout.failed("root", f"198.51.100.{number}", 0)
-    assert not lockout.is_closed("root", "203.0.113.1", 0)
-    lockout.failed("root", "203.0.113.1", 0)
+        lockout.failed(ROOT, f"198.51.100.{number}", 0)
+    assert not lockout.is_closed(ROOT, "203.0.113.1", 0)
+    lockout.failed(ROOT, "203.0.113.1", 0)
 
-    assert lockout.is_closed("root", "203.0.113.2", 0)
-    assert not lockout.is_closed("root", GOOD, 0)
+    assert lockout.is_closed(ROOT, "203.0.113.2", 0)
+    assert not lockout.is_closed(ROOT, GOOD, 0)
 
 
 def test_known_sources_are_bounded() -> None:
@@ -110,20 +112,20 @@ def test_known_sources_are_bounded() -> None:
     lockout = Lockout()
     sources = [f"192.0.2.{number}" for number in range(GOOD_SOURCES_LIMIT + 1)]
     for source in sources:
-        lockout.succeeded("root", source)
+        lockout.succeeded(ROOT, source)
     for number in range(FAILING_SOURCES_LIMIT):
-        lockout.failed("root", f"198.51.100.{number}", 0)
+        lockout.failed(ROOT, f"198.51.100.{number}", 0)
 
-    assert [lockout.is_closed("root", source, 0) for source in sources] == [True] + [False] * GOOD_SOURCES_LIMIT
+    assert [lockout.is_closed(ROOT, source, 0) for source in sources] == [True] + [False] * GOOD_SOURCES_LIMIT
 
 
 def test_unlock() -> None:
     """An administrator's unlocking opens the account to all."""
     lockout = locked()
-    lockout.clear("root")
+    lockout.clear(ROOT)
 
-    assert not lockout.is_locked("root", 0)
-    assert not lockout.is_closed("root", BAD, 0)
+    assert not lockout.is_locked(ROOT, 0)
+    assert not lockout.is_closed(ROOT, BAD, 0)
 
 
 def test_source_has_twenty_failures_and_one_every_three_seconds() -> None:
@@ -131,7 +133,7 @@ def test_source_has_twenty_failures_and_one_every_three_seconds() -> None:
     lockout = Lockout()
     for number in range(FAILURES_AT_ONCE):
         assert lockout.wait_s(BAD, 0) == 0
-        lockout.failed(f"user{number}", BAD, 0)
+        lockout.failed(Target(f"user{number}"), BAD, 0)
 
     assert lockout.wait_s(BAD, 0) == pytest.approx(1 / FAILURES_PER_S)
     assert lockout.wait_s(GOOD, 0) == 0
@@ -147,11 +149,10 @@ def test_refusal_costs_the_source_a_failure() -> None:
 
 
 def test_names_are_bounded_and_accounts_outlive_strangers() -> None:
-    """A thousand names that are nobody's do not make the failures of an account be forgotten that is in use."""
+    """Thousands of names that are nobody's do not make a lock on an account be forgotten, however young that is."""
     lockout = locked()
-    lockout.succeeded("root", GOOD)
-    for number in range(2 * NAMES_LIMIT):
-        lockout.failed(f"stranger{number}", f"source{number}", 0)
+    for number in range(2 * TARGETS_LIMIT):
+        lockout.failed(Target(f"stranger{number}"), f"source{number}", 0)
 
-    assert lockout.is_locked("root", 0)
-    assert not lockout.is_locked("stranger0", 0)
+    assert lockout.is_locked(ROOT, 0)
+    assert not lockout.is_locked(Target("stranger0"), 0)

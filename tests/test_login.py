@@ -331,6 +331,8 @@ def test_anonymous_listener_may_sign_and_nothing_else(tmp_path: Path) -> None:
         account = json.dumps({"UserName": "evil", "Password": "password", "RoleId": "Administrator"})
         assert post(url + "/redfish/v1/AccountService/Accounts", account).status == 401
         assert post(url + SIGN_CSR, GOOD, *basic("reader")).status == 403
+        assert post(url + SIGN_CSR, GOOD, "-H", "Origin: http://127.0.0.1").status == 403
+        assert post(url + SIGN_CSR, GOOD, "-H", f"Origin: {url}").status == 401
         assert_refused(pair.post(SIGN_CSR, GOOD), SIGN_CSR, 401, "auth.required")
 
 

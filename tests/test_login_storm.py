@@ -1,6 +1,7 @@
 """A thousand wrong logins from one source: what they lock, whom they do not, and that signing goes on beside them."""
 
 import json
+import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -79,6 +80,20 @@ def test_thousand_wrong_logins(tmp_path: Path) -> None:
     assert by_basic.status == 200
     assert set(signed) == {200}
     assert signed[200] > 10
+
+
+def test_login_of_a_client_that_hangs_up_is_counted(tmp_path: Path) -> None:
+    """Whoever does not wait for the answer has failed all the same: five lock the account."""
+    with running_secure_pair(tmp_path) as pair:
+        head = f"POST /login HTTP/1.1\r\nHost: bmc\r\nContent-Length: {len(WRONG)}\r\n\r\n"
+        for _ in range(5):
+            with socket.create_connection(
+                ("127.0.0.1", port_of(pair.plain_url)), source_address=(ATTACKER, 0)
+            ) as stream:
+                stream.sendall((head + WRONG).encode())
+            assert pair.proxy.wait_for("login failed")["address"] == ATTACKER
+        assert pair.proxy.wait_for("account locked")["user"] == "root"
+        assert pair.proxy.stop() == 0
 
 
 def test_parallel_wrong_logins_are_counted_one_by_one(tmp_path: Path) -> None:

@@ -259,9 +259,46 @@ def test_account_is_unlocked_by_an_administrator(pair: SecurePair) -> None:
     assert pair.curl(path, *basic()).json["Locked"] is True
     assert pair.curl(path, *right).status == 401
 
-    assert error_of(change(pair, "PATCH", path, {"Locked": True}, *basic())) == (400, "account.invalid")
+    for value in (True, None, 0):
+        assert error_of(change(pair, "PATCH", path, {"Locked": value}, *basic())) == (400, "account.invalid")
     assert change(pair, "PATCH", path, {"Locked": False}, *basic()).json["Locked"] is False
     assert pair.curl(path, *right).status == 200
+
+
+def test_role_comes_before_the_body(pair: SecurePair) -> None:
+    """Whoever may not change an account gets 403 for it, whatever the body."""
+    for body in ("{", "x" * 5000, "{}"):
+        for content_type in ("application/json", "text/plain"):
+            options = ["-X", "PATCH", "-H", f"Content-Type: {content_type}", "-d", body]
+            answer = pair.curl(f"{ACCOUNTS}/root", *options, *basic("reader"))
+            assert error_of(answer) == (403, "auth.forbidden")
+
+
+def test_page_of_another_site_changes_nothing(pair: SecurePair) -> None:
+    """What a browser sends for a page of another site is refused, whatever credentials go along."""
+    body = {"UserName": "evil", "Password": PASSWORD, "RoleId": "Administrator"}
+    host = pair.url.removeprefix("https://")
+    for header in ("Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"):
+        assert error_of(change(pair, "POST", ACCOUNTS, body, *basic(), "-H", header)) == (403, "http.cross_site")
+    own = ["-H", f"Origin: https://{host}", "-H", "Sec-Fetch-Site: same-origin"]
+    name = "u" + secrets.token_hex(4)
+    assert change(pair, "POST", ACCOUNTS, body | {"UserName": name}, *basic(), *own).status == 201
+    assert pair.curl(f"{ROOT}/", "-H", "Origin: https://evil.example").status == 200
+
+
+def test_accounts_that_cannot_be_written(pair: SecurePair) -> None:
+    """Where the file may not be used the change fails, the log says why, and who was known still is."""
+    path = pair.proxy_state / "accounts.json"
+    path.chmod(0o644)
+    try:
+        answer = change(pair, "PATCH", f"{ACCOUNTS}/reader", {"Enabled": True}, *basic())
+    finally:
+        path.chmod(0o600)
+
+    assert error_of(answer) == (500, "proxy.failed")
+    assert "chmod 600" in pair.proxy.wait_for("accounts cannot be changed")["reason"]
+    assert not any("Traceback" in line for line in pair.proxy.lines)
+    assert change(pair, "PATCH", f"{ACCOUNTS}/reader", {"Enabled": True}, *basic()).status == 200
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ class Route:
 
     Attributes:
         needs: the privileges that a caller must have; None where anybody may ask.
+        judge: raises Forbidden where a caller may not ask this of the path's argument.
         body_limit: in octets.
         too_large: the code that is told of a larger body.
     """
@@ -96,6 +97,14 @@ class Route:
     needs: frozenset[Privilege] | None = frozenset({Privilege.LOGIN})
     body_limit: int = LOGIN_BODY_LIMIT
     too_large: str = "http.body_too_large"
+    judge: Callable[[Caller, str], None] | None = None
+
+    def admit(self, caller: Caller, argument: str) -> None:
+        """Raise Forbidden or AuthRequired where the caller may not ask this."""
+        if self.needs is not None:
+            caller.must_have(self.needs)
+        if self.judge is not None:
+            self.judge(caller, argument)
 
 
 Routes = Mapping[str, Mapping[str, Route]]

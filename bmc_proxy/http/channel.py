@@ -60,7 +60,7 @@ class ExchangeChannel(HTTPChannel):
         self.address = endpoints.source_of(self.getPeer())
         self._can_speak = not isinstance(self.transport, TLSMemoryBIOProtocol)
         self._expect_within(HEADER_TIMEOUT_S)
-        member = Member(source_of(self.address), lambda: not self.requests, self._end_for_another)
+        member = Member(source_of(self.address), self._may_end, self._end_for_another)
         self._leave_crowd = self.listener.edge.crowd.enter(member)
 
     def handshakeCompleted(self) -> None:
@@ -99,9 +99,13 @@ class ExchangeChannel(HTTPChannel):
         self._limit_s = limit_s
         self._due = self.listener.edge.reactor.seconds() + limit_s
 
+    def _may_end(self) -> bool:
+        """Return whether this is idle, or a stranger's that has not sent a whole request yet."""
+        return not any(request.is_whole or request.is_known for request in self.requests)
+
     def _end_for_another(self) -> None:
-        _log.info("connection ended", address=self.address, reason="idle, and its place is needed")
-        self._close()
+        self.listener.edge.tell_of_stranger("connection ended", address=self.address, reason="its place is needed")
+        cast(Wire, self.transport).abortConnection()
 
     def _close(self) -> None:
         if self._can_speak:
@@ -153,9 +157,14 @@ class ExchangeChannel(HTTPChannel):
         super().allContentReceived()
 
     def headerReceived(self, line: bytes) -> bool:
-        """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses."""
+        """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses, and
+        "identity" as a coding, which RFC 9112 has no more.
+        """
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length" and len(value.strip()) > LENGTH_DIGITS:
+            self._respondToBadRequestAndDisconnect()
+            return False
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
             self._respondToBadRequestAndDisconnect()
             return False
         return bool(super().headerReceived(line))

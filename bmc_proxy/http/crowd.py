@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Member:
-    """One connection; `is_idle` says whether it may be ended for another one, which `end` does."""
+    """One connection; `may_end` says whether it may be ended for another one, which `end` does."""
 
     source: str
-    is_idle: Callable[[], bool]
+    may_end: Callable[[], bool]
     end: Callable[[], None]
 
 
@@ -30,7 +30,7 @@ class Crowd:
     def has_room_for(self, source: str) -> bool:
         """Return whether one more connection from there may be; where all places are taken, make one if it can be.
 
-        The place is that of the oldest idle connection of the source that has the most.
+        The place is that of the oldest connection that may end, of the source that has the most.
         """
         if self._sources[source] >= self.limit_per_source:
             return False
@@ -38,7 +38,7 @@ class Crowd:
             return True
         for crowded, _ in self._sources.most_common():
             for key, member in self._members.items():
-                if member.source == crowded and member.is_idle():
+                if member.source == crowded and member.may_end():
                     self._remove(key)
                     member.end()
                     return True

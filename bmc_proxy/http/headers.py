@@ -46,6 +46,17 @@ def credentials_in(headers: Headers, method: bytes, certificate_user: str | None
     )
 
 
+def is_cross_site(headers: Headers) -> bool:
+    """Return whether a browser says that a page of another site sent this (Fetch Metadata; RFC 6454, 7).
+
+    Basic and client certificates go along with whatever a browser sends, so they would make such a page's wish ours.
+    """
+    if _one(headers, b"Sec-Fetch-Site") in ("cross-site", "same-site"):
+        return True
+    origins = headers.getRawHeaders(b"Origin", [])
+    return any(origin.partition(b"://")[2] != (headers.getRawHeaders(b"Host") or [b""])[0] for origin in origins)
+
+
 def _one(headers: Headers, name: bytes) -> str | None:
     values = headers.getRawHeaders(name, [])
     return values[0].decode("latin-1") if len(values) == 1 and values[0] else None

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from math import ceil
 
 from bmc_proxy.errors import (
+    AccountsFailed,
     AgentBusy,
     AgentFailed,
     AgentTimeout,
@@ -49,6 +50,8 @@ def from_error(error: ExchangeError) -> Problem:
             return Problem(403, "auth.forbidden", error.text)
         case TooManyRequests(retry_after_s=seconds):
             return Problem(429, "http.too_many_requests", error.text, _retry_after(max(1, ceil(seconds))))
+        case AccountsFailed():
+            return Problem(500, "proxy.failed", error.text)
         case NothingThere():
             return not_found()
         case PropertyRefused(exists=exists, name=name):
@@ -92,6 +95,11 @@ def wrong_content_type() -> Problem:
 def bad_idempotency_key(limit: int) -> Problem:
     """The Idempotency-Key header is not usable; `limit` is in octets."""
     return Problem(400, "http.bad_idempotency_key", f"Send one Idempotency-Key of 1 to {limit} ASCII characters.")
+
+
+def cross_site() -> Problem:
+    """A page of another site sent this, in a browser that knows the way in."""
+    return Problem(403, "http.cross_site", "A page of another site may not ask for this.")
 
 
 def body_too_large(code: str, limit: int) -> Problem:

@@ -18,7 +18,7 @@ from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
-from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in
+from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in, is_cross_site
 from bmc_proxy.sources import source_of
 
 DISCARD_LIMIT = 1024 * 1024
@@ -59,6 +59,11 @@ class ExchangeRequest(Request):
         self._told: dict[str, str] = {}
         self.is_answered = False
         self.is_whole = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody asks who is known."""
+        return self._caller is not None
 
     # While it comes in
 
@@ -118,34 +123,44 @@ class ExchangeRequest(Request):
         # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on.
         hosts = self.requestHeaders.getRawHeaders(b"Host", [])
         if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+            self._charge(None)
             raise Refused(problems.not_http())
         found = self._edge.router.find(self.method.decode("latin-1"), self.path)
         if isinstance(found, Problem):
             self._charge(None)
             raise Refused(found)
         route = found.route
-        self._caller = await self._admit(route)
+        self._caller = await self._admit(route, found.argument)
         content_type = self.getHeader(b"Content-Type")
         if self.method in _WITH_BODY and content_type is not None and not _is_json(content_type):
             raise Refused(problems.wrong_content_type())
         key = self._idempotency_key()
         await self._whole_body(route)
+        if self._caller is not None and route.needs is not None:
+            # The body took its time: whoever was let in may have been thrown out since.
+            self._caller = self._edge.access.still(self._caller)
+            route.admit(self._caller, found.argument)
         return await route.answer(
             Call(self.request_id, self._caller, self.address, bytes(self._body), key, found.argument, self._told)
         )
 
-    async def _admit(self, route: Route) -> Caller | None:
+    async def _admit(self, route: Route, argument: str) -> Caller | None:
         """Return who asks, once it may ask this, and this often."""
-        credentials = credentials_in(self.requestHeaders, self.method, self.channel.certificate_user)
+        headers = self.requestHeaders
+        credentials = credentials_in(headers, self.method, self.channel.certificate_user)
         caller = self._edge.access.known(credentials, self.address)
-        if caller is None and credentials.basic is None and self._listener.is_anonymous:
+        # A page in a browser on this machine is not whom the anonymous listener is for.
+        is_anonymous = self._listener.is_anonymous and not headers.hasHeader(b"Origin")
+        if caller is None and credentials.basic is None and is_anonymous:
             caller = anonymous(self.address)
         self._charge(caller)
+        if credentials.writes and is_cross_site(headers):
+            raise Refused(problems.cross_site())
         if route.needs is None:
             return caller
         if caller is None:
             caller = await self._edge.access.caller(credentials, self.address)
-        caller.must_have(route.needs)
+        route.admit(caller, argument)
         return caller
 
     def _charge(self, caller: Caller | None) -> None:

@@ -2,6 +2,7 @@
 
 from bmc_proxy.accounts import Account, Privilege, Role
 from bmc_proxy.administration import Administration
+from bmc_proxy.callers import Caller
 from bmc_proxy.errors import NothingThere, PropertyRefused
 from bmc_proxy.http.call import Call, Reply, Route, Routes
 from bmc_proxy.http.redfish.bodies import flag_in, properties_of, role_in, text_in
@@ -24,7 +25,7 @@ class AccountRoutes:
             ACCOUNTS: {"GET": Route(self._list), "POST": Route(self._create, _USERS)},
             f"{ACCOUNTS}/{{}}": {
                 "GET": Route(self._get),
-                "PATCH": Route(self._change),
+                "PATCH": Route(self._change, judge=_judge_change),
                 "DELETE": Route(self._delete, _USERS),
             },
             ROLES: {"GET": Route(_list_roles)},
@@ -73,7 +74,7 @@ class AccountRoutes:
         given = properties_of(call.body, ("Password", "RoleId", "Enabled", "Locked"))
         if not given:
             raise PropertyRefused("", "Give what is to change: Password, RoleId, Enabled or Locked.")
-        if flag_in(given, "Locked") is True:
+        if "Locked" in given and flag_in(given, "Locked") is not False:
             raise PropertyRefused("Locked", "Locked can only be set to false. To shut an account out: Enabled.")
         try:
             account = await self._administration.change_account(
@@ -113,6 +114,12 @@ class AccountRoutes:
             status=status,
             headers=headers,
         )
+
+
+def _judge_change(caller: Caller, name: str) -> None:
+    """One's own account may be changed, as far as `Administration` lets it; another one by an Administrator alone."""
+    if caller.user != name:
+        caller.must_have(_USERS)
 
 
 async def _list_roles(_call: Call) -> Reply:
