@@ -1,46 +1,30 @@
 """The command line of bmc-proxy."""
 
 import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUnusable, Role
 from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
-from runtime.errors import ConfigError, StartError
+from runtime.errors import ConfigError
 from runtime.settings import Settings
+from runtime.telling import telling
 
 if TYPE_CHECKING:
     from runtime.lifecycle import Reactor
 
 settings = Settings("BMC_PROXY", "Where accounts and the last root are kept. Made where it is missing, for this user.")
 
-_Arguments = ParamSpec("_Arguments")
 _file = click.Path(dir_okay=False, path_type=Path)
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin.")
 
 
-def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """End with one line and exit status 2 for a refused setting, 1 for what else is in the way; no traceback."""
-
-    @wraps(command)
-    def telling(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> None:
-        os.umask(0o077)
-        try:
-            command(*arguments, **options)
-        except ConfigError as error:
-            raise click.UsageError(str(error)) from error
-        except (StartError, AccountsUnusable, AccountRefused, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
-    return telling
+_telling = telling(AccountsUnusable, AccountRefused)
 
 
 @click.group()

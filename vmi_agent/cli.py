@@ -1,13 +1,11 @@
 """The command line of vmi-agent."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from cryptography import x509
@@ -17,6 +15,7 @@ from runtime import state_dir as state_directory
 from runtime.errors import ConfigError, StartError
 from runtime.files import FileRefused, read_secret, replace_file, sync_directory
 from runtime.settings import Settings
+from runtime.telling import telling
 from vmi_agent import authority, ledger_rows
 from vmi_agent.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES, CustodyError
@@ -32,7 +31,6 @@ settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is
 # Beside the agent's own, until it is handed over.
 _PROXY_CREDENTIALS = "channel-of-proxy.pem"
 
-_Arguments = ParamSpec("_Arguments")
 _key_type = settings.option(
     "--key-type",
     type=click.Choice(KEY_TYPES),
@@ -43,20 +41,7 @@ _key_type = settings.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _telling(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """End with one line and exit status 2 for a refused setting, 1 for what else is in the way; no traceback."""
-
-    @wraps(command)
-    def telling(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> None:
-        os.umask(0o077)
-        try:
-            command(*arguments, **options)
-        except ConfigError as error:
-            raise click.UsageError(str(error)) from error
-        except (StartError, CustodyError, FileRefused, LedgerUnavailable, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
-    return telling
+_telling = telling(CustodyError, FileRefused, LedgerUnavailable)
 
 
 @click.group()
