@@ -35,10 +35,10 @@ class Access:
         account = self._accounts.get(user) if user is not None else None
         if account is not None and account.enabled:
             return Caller(account.name, "certificate", address, account.role.privileges)
-        if credentials.token is not None and (session := self._sessions.use(credentials.token)):
+        if credentials.token is not None and (session := self._live(credentials.token)):
             return self._by_session(session, "token", address)
         for token in credentials.cookie_tokens:
-            session = self._sessions.use(token)
+            session = self._live(token)
             if session is not None and (not credentials.writes or _shows_xsrf_token(session, credentials.xsrf_token)):
                 return self._by_session(session, "cookie", address)
         return None
@@ -70,18 +70,26 @@ class Access:
         if caller.session is not None:
             self._end(caller.session, caller)
 
+    def _live(self, token: str) -> Session | None:
+        """Return the session of a token, if its account still lets it in; one that is not let in ends."""
+        session = self._sessions.use(token)
+        if session is not None and self._owner(session) is None:
+            self._sessions.close(session)
+            return None
+        return session
+
     def _by_session(self, session: Session, method: str, address: str) -> Caller | None:
         account = self._owner(session)
         if account is None:
-            self._sessions.close(session)
             return None
-        return Caller(account.name, method, address, account.role.privileges, session.password_id, session)
+        return Caller(account.name, method, address, account.role.privileges, account.password_id, session)
 
     def _owner(self, session: Session) -> Account | None:
         """Return a session's account, as long as it may be used and has the password of the login."""
         account = self._accounts.get(session.user)
-        is_good = account is not None and account.enabled and account.password_id == session.password_id
-        return account if is_good else None
+        if account is None or not account.enabled:
+            return None
+        return account if account.password_id in (session.password_id, session.next_password_id) else None
 
     # Sessions
 

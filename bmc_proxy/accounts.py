@@ -102,7 +102,18 @@ class Account:
     @property
     def password_id(self) -> str:
         """Another one for each password: what was opened with an old password can be told from what was not."""
-        return hashlib.sha256((self.password_hash or "").encode()).hexdigest()
+        return password_id_of(self.password_hash)
+
+
+def password_id_of(password_hash: str | None) -> str:
+    """Return what `Account.password_id` is for this hash."""
+    return hashlib.sha256((password_hash or "").encode()).hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Raise AccountRefused where an account cannot have this name."""
+    if not NAME.fullmatch(name) or name.lower() == ANONYMOUS:
+        raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {ANONYMOUS!r}.")
 
 
 Accounts = Mapping[str, Account]
@@ -138,7 +149,7 @@ class AccountStore:
             stamp = self._stamp()
             if stamp != self._seen:
                 self._look(stamp)
-                self._reported = False
+            self._reported = False
         except AccountsUnusable as error:
             if not self._reported:
                 self._report(str(error))
@@ -161,8 +172,7 @@ class AccountStore:
             OSError: it cannot be written.
         """
         with self._changing(guard) as accounts:
-            if not NAME.fullmatch(account.name) or account.name.lower() == ANONYMOUS:
-                raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {ANONYMOUS!r}.")
+            check_name(account.name)
             if account.name in accounts:
                 raise AccountRefused("exists", f"There is an account {account.name} already.")
             if len(accounts) >= LIMIT:
@@ -211,10 +221,12 @@ class AccountStore:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(descriptor, path)
-            accounts = dict(_read(self._path))
-            guard(accounts)
+            before = _read(self._path)
+            guard(before)
+            accounts = dict(before)
             yield accounts
-            replace_file(self._path, _to_json(accounts))
+            if accounts != before:
+                replace_file(self._path, _to_json(accounts))
         finally:
             os.close(descriptor)
 

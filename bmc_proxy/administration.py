@@ -6,10 +6,21 @@ from typing import TypeVar
 
 from twisted.logger import Logger
 
-from bmc_proxy.accounts import Account, AccountRefused, Accounts, AccountStore, AccountsUnusable, Guard, Privilege, Role
+from bmc_proxy.accounts import (
+    Account,
+    AccountRefused,
+    Accounts,
+    AccountStore,
+    AccountsUnusable,
+    Guard,
+    Privilege,
+    Role,
+    check_name,
+    password_id_of,
+)
 from bmc_proxy.callers import Caller
 from bmc_proxy.checkers import InThread
-from bmc_proxy.errors import AccountsFailed, Forbidden, NothingThere, PropertyRefused
+from bmc_proxy.errors import AccountsFailed, ExchangeError, Forbidden, NothingThere, PropertyRefused
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sources import source_of
@@ -59,20 +70,31 @@ class Administration:
     async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
         """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
 
+        guard = _guard(caller, _USERS)
+        try:
+            check_name(name)
+        except AccountRefused as error:
+            raise _as_exchange_error(error) from error
+
         def add() -> Account:
             account = Account(name, role, hash_password(password), enabled)
-            self._accounts.add(account, _guard(caller, _USERS))
+            self._accounts.add(account, guard)
             return account
 
-        account = await self._changing(caller, add)
-        _log.info("account added", user=account.name, role=role.value, by=caller.user, address=caller.address)
-        return account
+        def added(account: Account) -> None:
+            told = {"user": account.name, "role": role.value}
+            _log.info("account added", **told, by=caller.user, address=caller.address)
+
+        return await self._changing(caller, add, added)
 
     async def remove_account(self, caller: Caller, name: str) -> None:
         """Remove an account; its sessions end with it. Raises Forbidden, NothingThere or PropertyRefused."""
         guard = _guard(caller, _USERS)
-        await self._changing(caller, lambda: self._accounts.remove(name, guard, keep_administrator=True))
-        _log.info("account removed", user=name, by=caller.user, address=caller.address)
+
+        def removed(_result: None) -> None:
+            _log.info("account removed", user=name, by=caller.user, address=caller.address)
+
+        await self._changing(caller, lambda: self._accounts.remove(name, guard, keep_administrator=True), removed)
 
     async def change_account(
         self,
@@ -89,16 +111,22 @@ class Administration:
         A new password ends the account's sessions but the caller's own, and unlocks it.
 
         Raises:
-            Forbidden, NothingThere, PropertyRefused: nothing was changed.
+            ExchangeError: Forbidden, AuthRequired, NothingThere, PropertyRefused, TooManyRequests or AccountsFailed;
+                nothing was changed.
         """
         only_password = role is None and enabled is None and not unlock
         own = caller.user == name and only_password
         guard = _guard(caller, _SELF if own else _USERS)
 
+        session = caller.session if caller.user == name else None
+
         def change() -> Account:
             password_hash = hash_password(password) if password is not None else None
 
-            def changed(account: Account) -> Account:
+            if password_hash is not None and session is not None:
+                session.next_password_id = password_id_of(password_hash)
+
+            def new(account: Account) -> Account:
                 return replace(
                     account,
                     role=role or account.role,
@@ -106,38 +134,41 @@ class Administration:
                     password_hash=password_hash or account.password_hash,
                 )
 
-            return self._accounts.change(name, changed, guard, keep_administrator=True)
+            return self._accounts.change(name, new, guard, keep_administrator=True)
 
-        account = await self._changing(caller, change)
-        if password is not None and caller.session is not None and caller.user == name:
-            caller.session.password_id = account.password_id
-        if unlock:
-            self._logins.unlock(name)
-        _log.info(
-            "account changed",
-            user=name,
-            by=caller.user,
-            address=caller.address,
-            new_password=password is not None,
-            role=account.role.value,
-            enabled=account.enabled,
-        )
-        return account
+        def changed(account: Account) -> None:
+            if password is not None and session is not None:
+                session.password_id = account.password_id
+            if unlock:
+                self._logins.unlock(name)
+            told = {"role": account.role.value, "enabled": account.enabled, "new_password": password is not None}
+            _log.info("account changed", user=name, **told, by=caller.user, address=caller.address)
 
-    async def _changing(self, caller: Caller, change: Callable[[], _Result]) -> _Result:
-        async def in_thread() -> _Result:
-            result: _Result = await self._in_thread(change)
+        return await self._changing(caller, change, changed)
+
+    async def _changing(
+        self, caller: Caller, change: Callable[[], _Result], then: Callable[[_Result], None]
+    ) -> _Result:
+        """Make a change in its turn, and then what belongs to it, whether or not anybody still waits for the answer."""
+
+        async def in_turn() -> _Result:
+            try:
+                result: _Result = await self._in_thread(change)
+            except (AccountsUnusable, OSError) as error:
+                _log.error("accounts cannot be changed", reason=str(error))
+                raise AccountsFailed from error
+            except AccountRefused as error:
+                raise _as_exchange_error(error) from error
+            then(result)
             return result
 
-        try:
-            return await self._turns.take(source_of(caller.address), in_thread)
-        except (AccountsUnusable, OSError) as error:
-            _log.error("accounts cannot be changed", reason=str(error))
-            raise AccountsFailed from error
-        except AccountRefused as error:
-            if error.about == "missing":
-                raise NothingThere from error
-            raise PropertyRefused(error.about, error.text, error.about == "exists") from error
+        return await self._turns.take(source_of(caller.address), in_turn)
+
+
+def _as_exchange_error(error: AccountRefused) -> ExchangeError:
+    if error.about == "missing":
+        return NothingThere()
+    return PropertyRefused(error.about, error.text, error.about == "exists")
 
 
 def _guard(caller: Caller, needed: frozenset[Privilege]) -> Guard:

@@ -18,7 +18,7 @@ from OpenSSL import SSL, crypto
 
 from bmc_proxy.config import HttpsConfig
 from protocol import der
-from runtime.files import replace_file
+from runtime.files import FileRefused, replace_file
 from runtime.self_signed import self_signed
 from runtime.tls import TlsContext, load_certificates, load_identity, new_context, remember_verdict
 
@@ -40,7 +40,10 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
     own = state_dir / FILE_NAME
     if config.certificate is None and _is_due(own):
         names = names_of_this_host()
-        replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
+        try:
+            replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
+        except OSError as error:
+            raise FileRefused(f"{own} cannot be written: {error.strerror}") from error
     identity = load_identity(config.key or config.certificate or own, config.certificate or own)
     context = new_context(SSL.TLS_SERVER_METHOD, SSL.TLS1_2_VERSION, identity)
     for certificate in identity.chain[1:]:
@@ -97,7 +100,7 @@ def _principal(certificate: x509.Certificate) -> str | None:
             return None
         tag, start, end = der.read(values[0])
         text = values[0][start:end].decode() if tag == _UTF8_STRING else ""
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         return None
     return text.partition("@")[0] or None
 

@@ -44,7 +44,7 @@ class Lockout:
 
     def __init__(self) -> None:
         self._failures: OrderedDict[Target, _Failures] = OrderedDict()
-        self._good: OrderedDict[Target, OrderedDict[str, None]] = OrderedDict()
+        self._good: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
         self._allowance = Allowance(FAILURES_PER_S, FAILURES_AT_ONCE)
 
     def wait_s(self, source: str, now: float) -> float:
@@ -56,7 +56,7 @@ class Lockout:
         failures = self._current(target, now)
         if failures is None or failures.locked_until is None:
             return False
-        if len(failures.by_source) >= FAILING_SOURCES_LIMIT and source not in self._good.get(target, ()):
+        if len(failures.by_source) >= FAILING_SOURCES_LIMIT and source not in self._good.get(target.name, ()):
             return True
         return source in failures.by_source
 
@@ -90,12 +90,12 @@ class Lockout:
             failures.by_source.pop(source, None)
             if not failures.by_source:
                 del self._failures[target]
-        good = self._good.setdefault(target, OrderedDict())
+        good = self._good.setdefault(target.name, OrderedDict())
         good[source] = None
         good.move_to_end(source)
         if len(good) > GOOD_SOURCES_LIMIT:
             good.popitem(last=False)
-        self._good.move_to_end(target)
+        self._good.move_to_end(target.name)
         if len(self._good) > TARGETS_LIMIT:
             self._good.popitem(last=False)
 

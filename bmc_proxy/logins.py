@@ -24,11 +24,19 @@ class Logins:
         checker: says whether a password is right.
         turns: where hashing takes its turn.
         now: seconds, of a clock that goes forward.
+        are_apart: only logins of the same user take turns, for a checker that is slow and takes little of this machine.
     """
 
     def __init__(
-        self, accounts: AccountStore, checker: ICredentialsChecker, turns: Turns, now: Callable[[], float]
+        self,
+        accounts: AccountStore,
+        checker: ICredentialsChecker,
+        turns: Turns,
+        now: Callable[[], float],
+        *,
+        are_apart: bool = False,
     ) -> None:
+        self._are_apart = are_apart
         self._accounts = accounts
         self._checker = checker
         self._now = now
@@ -43,23 +51,26 @@ class Logins:
             self._lockout.refused(source, self._now())
             raise AuthFailed
         # One at a time, so that no try starts before the failures of those before it are counted.
-        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address))
+        key = user if self._are_apart else ""
+        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address), key)
 
     async def _check_in_turn(self, user: str, password: str, source: str, address: str) -> Account:
         self._refuse_while_waiting(source)
-        if self._lockout.is_closed(self._lock_of(user), source, self._now()):
+        target = self._lock_of(user)
+        if self._lockout.is_closed(target, source, self._now()):
             self._lockout.refused(source, self._now())
             raise AuthFailed
         is_right = await is_let_in(self._checker, user, password)
         account = self._accounts.get(user)
-        if not is_right or account is None or not account.enabled:
+        # The password may have been changed while this one was checked, which then lets nobody in.
+        if not is_right or account is None or not account.enabled or self._lock_of(user) != target:
             # The name only where it is one: people type passwords into the field for names.
             told = user if account is not None else "-"
             _log.warn("login failed", user=told, address=address)
-            if self._lockout.failed(self._lock_of(user), source, self._now()):
+            if self._lockout.failed(target, source, self._now()):
                 _log.warn("account locked", user=told, address=address)
             raise AuthFailed
-        self._lockout.succeeded(self._lock_of(user), source)
+        self._lockout.succeeded(target, source)
         return account
 
     def _lock_of(self, user: str) -> Target:

@@ -6,19 +6,17 @@ from functools import partial
 
 from cryptography.x509 import Certificate
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from bmc_proxy import https
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import AccountStore, AccountsUnusable
 from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import AgentLink, Agents
-from bmc_proxy.checkers import AccountChecker, InThread, PamChecker
+from bmc_proxy.checkers import AccountChecker, PamChecker
 from bmc_proxy.config import Config
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
@@ -45,6 +43,12 @@ from runtime.reload import Reloadable
 from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
+from runtime.workers import Workers
+
+# PAM waits: for a directory, or after a wrong password.
+PAM_THREADS = 8
+# What is left of the ten seconds of a stop, for each kind of work.
+WORKERS_S = 0.4
 
 _log = Logger()
 
@@ -70,7 +74,9 @@ class ProxyApplication:
         }
         self._agent_endpoints = [client_endpoint(reactor, "--agent", each) for each in config.agent]
         # One thread: a hash takes a core and much memory, and signing needs both.
-        self._hashing = ThreadPool(1, 1, name="hashing")
+        self._hashing = Workers(reactor, 1, "hashing")
+        self._checking = Workers(reactor, PAM_THREADS, "checking")
+        self._turns = Turns()
         self._ports: list[IListeningPort] = []
         self._sites: list[ExchangeSite] = []
         self._lock: state_dir.StateDirLock | None = None
@@ -96,6 +102,7 @@ class ProxyApplication:
         self._exchange = Exchange(self._agents, self._roots(), config.deadline_s)
         edge = self._edge(accounts)
         self._hashing.start()
+        self._checking.start()
         addresses = {option: await self._listen(option, edge) for option in self._endpoints}
         self._agents.start()
         if not accounts.all():
@@ -106,13 +113,17 @@ class ProxyApplication:
         """Take no new connection, let requests under way finish, then close everything."""
         for port in self._ports:
             await maybeDeferred(port.stopListening)
-        drained = [within(self._reactor, DRAIN_S, site.drain()) for site in self._sites]
-        if not all([await Deferred.fromCoroutine(each) for each in drained]):
+        self._turns.close()
+        drained = gatherResults([site.drain() for site in self._sites])
+        if not await within(self._reactor, DRAIN_S, drained):
             _log.warn("requests abandoned at the end of the drain")
+            for site in self._sites:
+                site.abandon()
         if self._agents is not None:
             await self._agents.stop()
-        if self._hashing.started:
-            self._hashing.stop()
+        for workers in (self._hashing, self._checking):
+            if not await workers.stop(WORKERS_S):
+                _log.warn("a password check or a change of accounts goes on")
         if self._lock is not None:
             self._lock.release()
 
@@ -140,11 +151,11 @@ class ProxyApplication:
     def _edge(self, accounts: AccountStore) -> Edge:
         """Build what the listeners share."""
         config, reactor = self._config, self._reactor
-        in_thread: InThread = partial(deferToThreadPool, reactor, self._hashing)
         sessions = Sessions(time.monotonic, config.session_idle_s)
-        turns = Turns()
-        logins = Logins(accounts, self._checker(accounts, in_thread), turns, time.monotonic)
-        access, administration = Access(accounts, sessions, logins), Administration(accounts, logins, turns, in_thread)
+        checker, is_pam = self._checker(accounts), config.checker == "pam"
+        logins = Logins(accounts, checker, self._turns, time.monotonic, are_apart=is_pam)
+        access = Access(accounts, sessions, logins)
+        administration = Administration(accounts, logins, self._turns, self._hashing.run)
         service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, https.names_of_this_host()[0]))
         dialects: list[Dialect] = [
             Phosphor(self._exchange, access),
@@ -156,15 +167,24 @@ class ProxyApplication:
         def user_of(certificate: Certificate) -> str | None:
             return https.user_of(certificate, field)
 
-        crowd, allowances = Crowd(config.max_connections), Allowances(reactor, config.requests_per_s)
-        return Edge(reactor, Router(dialects), access, crowd, allowances, user_of, Sparse(_log.info, reactor.seconds))
+        crowd, allowances = Crowd(config.max_connections), Allowances(time.monotonic, config.requests_per_s)
+        return Edge(
+            reactor,
+            time.monotonic,
+            Router(dialects),
+            access,
+            crowd,
+            allowances,
+            user_of,
+            Sparse(_log.info, time.monotonic),
+        )
 
-    def _checker(self, accounts: AccountStore, in_thread: InThread) -> ICredentialsChecker:
+    def _checker(self, accounts: AccountStore) -> ICredentialsChecker:
         if self._config.checker == "accounts":
-            checker: ICredentialsChecker = AccountChecker(accounts, in_thread)
+            checker: ICredentialsChecker = AccountChecker(accounts, self._hashing.run)
             return checker
         try:
-            pam: ICredentialsChecker = PamChecker(self._config.pam_service, in_thread)
+            pam: ICredentialsChecker = PamChecker(self._config.pam_service, self._checking.run)
         except ImportError as error:
             text = "--checker pam needs the extra: pip install 'vmi-certificate-exchange[pam]'"
             raise StartError(text) from error

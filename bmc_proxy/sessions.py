@@ -19,21 +19,22 @@ class Session:
         user: the account.
         password_id: of the account's password at login; see `Account.password_id`.
         address: where the login came from.
-        opened_at, used_at: in seconds of the table's clock.
+        used_at: in seconds of the table's clock.
         token_sha256: of the secret itself, which is not kept.
         xsrf_token: what a page that may write has to show beside the cookie.
         is_closed: it has ended.
+        next_password_id: of the password that this very session is about to set.
     """
 
     id: str
     user: str
     password_id: str
     address: str
-    opened_at: float
     used_at: float
     token_sha256: bytes
     xsrf_token: str
     is_closed: bool = False
+    next_password_id: str | None = None
 
 
 class Sessions:
@@ -71,7 +72,6 @@ class Sessions:
             user=user,
             password_id=password_id,
             address=address,
-            opened_at=now,
             used_at=now,
             token_sha256=_digest(token),
             xsrf_token=secrets.token_urlsafe(TOKEN_OCTETS),

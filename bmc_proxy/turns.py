@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,50 +23,72 @@ class Turns:
     """Gives turns in the order of asking.
 
     Args:
-        limit: how many may wait, the one whose turn it is among them.
+        limit: how many there may be, those whose turn it is among them.
         limit_per_source: how many of one source.
     """
 
     def __init__(self, limit: int = LIMIT, limit_per_source: int = LIMIT_PER_SOURCE) -> None:
         self._limit = limit
         self._limit_per_source = limit_per_source
-        self._waiting: Counter[str] = Counter()
-        self._turn = DeferredLock()
+        self._sources: Counter[str] = Counter()
+        self._asking: Counter[str] = Counter()
+        self._turns: dict[str, DeferredLock] = {}
+        self._waiting: set[Deferred[DeferredLock]] = set()
+        self._is_closed = False
 
-    async def take(self, source: str, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def take(self, source: str, work: Callable[[], Awaitable[_Result]], key: str = "") -> _Result:
         """Do the work in its turn and return its result.
 
         Whoever hangs up meanwhile changes nothing for the work: it is done, and counted, all the same.
 
+        Args:
+            key: only what has the same one takes turns.
+
         Raises:
-            TooManyRequests: as many wait as may.
+            TooManyRequests: there are as many as may be, or no more turns.
         """
-        if self._waiting.total() >= self._limit or self._waiting[source] >= self._limit_per_source:
+        if self._is_closed or self._sources.total() >= self._limit or self._sources[source] >= self._limit_per_source:
             raise TooManyRequests(RETRY_AFTER_S)
-        self._waiting[source] += 1
+        self._sources[source] += 1
         done: Deferred[_Result] = Deferred()
-        Deferred.fromCoroutine(self._in_turn(source, work)).addCallbacks(done.callback, _teller(done))
+
+        def failed(failure: Failure) -> None:
+            if done.called and not isinstance(failure.value, ExchangeError):
+                _log.failure("work that nobody waits for failed", failure)
+            done.errback(failure)
+
+        Deferred.fromCoroutine(self._in_turn(source, work, key)).addCallbacks(done.callback, failed)
         return await done
 
-    async def _in_turn(self, source: str, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    def close(self) -> None:
+        """Refuse whoever waits for a turn, or asks for one from now on."""
+        self._is_closed = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
+
+    async def _in_turn(self, source: str, work: Callable[[], Awaitable[_Result]], key: str) -> _Result:
+        turn = self._turns.setdefault(key, DeferredLock())
+        self._asking[key] += 1
         try:
-            await self._turn.acquire()
+            await self._acquire(turn)
             try:
                 return await work()
             finally:
-                self._turn.release()
+                turn.release()
         finally:
-            self._waiting[source] -= 1
-            if not self._waiting[source]:
-                del self._waiting[source]
+            self._asking[key] -= 1
+            if not self._asking[key]:
+                del self._asking[key], self._turns[key]
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
 
-
-def _teller(done: Deferred[_Result]) -> Callable[[Failure], None]:
-    """Return what hands a failure on; where nobody waits any more a bug is logged."""
-
-    def tell(failure: Failure) -> None:
-        if done.called and not isinstance(failure.value, ExchangeError):
-            _log.failure("work that nobody waits for failed", failure)
-        done.errback(failure)
-
-    return cast(Callable[[Failure], None], tell)
+    async def _acquire(self, turn: DeferredLock) -> None:
+        waiting = turn.acquire()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        except CancelledError as error:
+            raise TooManyRequests(RETRY_AFTER_S) from error
+        finally:
+            self._waiting.discard(waiting)

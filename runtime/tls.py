@@ -82,10 +82,17 @@ def load_identity(key_path: Path, certificate_path: Path) -> Identity:
     if not _is_usable(key):
         raise FileRefused(f"TLS key {key_path} is of a kind or size that clients refuse. Use {KEY_KINDS}.")
     certificates = load_certificates(certificate_path)
-    own = [certificate for certificate in certificates if certificate.public_key() == key.public_key()]
+    own = [certificate for certificate in certificates if _belong(key, certificate)]
     if not own:
         raise FileRefused(f"no certificate in {certificate_path} belongs to the key in {key_path}")
     return Identity(key, [own[0], *(each for each in certificates if each != own[0])])
+
+
+def _belong(key: PrivateKeyTypes, certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):  # a CA's in the chain, of a kind that is not known here
+        return False
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:

@@ -113,9 +113,10 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
     administration = Administration(accounts, logins, turns, at_once)
     exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
     dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, administration, "uuid")]
-    allowances = Allowances(clock, requests_per_s)
+    allowances = Allowances(clock.seconds, requests_per_s)
     edge = Edge(
         clock,
+        clock.seconds,
         Router(dialects),
         access,
         Crowd(limit),

@@ -53,13 +53,15 @@ def test_who_said_hello_takes_no_place() -> None:
 
 
 def test_sparse_lines_tell_how_many_were_left_out() -> None:
-    """Fifty lines at once, then one a second, which says how many there would have been before it."""
+    """Fifty lines of an event at once, then one a second, which says how many there would have been before it."""
     written: list[dict[str, Any]] = []
     now = [0.0]
     sparse = Sparse(lambda event, **fields: written.append({"event": event, **fields}), lambda: now[0])
     for _ in range(LINES_AT_ONCE + 7):
         sparse("refused", peer="a")
     assert written == [{"event": "refused", "peer": "a"}] * LINES_AT_ONCE
+    sparse("another")
+    assert written.pop() == {"event": "another"}
     now[0] = 1.0
     sparse("refused", peer="b")
     sparse("refused", peer="c")

@@ -17,6 +17,7 @@ TWISTED_AT = {
     "runtime.tls",
     "runtime.transport",
     "runtime.unix_peer",
+    "runtime.workers",
     "bmc_proxy.access",
     "bmc_proxy.administration",
     "bmc_proxy.agent_client",

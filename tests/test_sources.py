@@ -59,11 +59,11 @@ class Connections:
         self.crowd = Crowd(limit)
         self.ended: list[str] = []
 
-    def connect(self, name: str, source: str, *, is_idle: bool = False) -> bool:
+    def connect(self, name: str, source: str, worth: int = 2) -> bool:
         """Connect if there is room."""
         if not self.crowd.has_room_for(source):
             return False
-        self.crowd.enter(Member(source, lambda: is_idle, lambda: self.ended.append(name)))
+        self.crowd.enter(Member(source, lambda: worth, lambda: self.ended.append(name)))
         return True
 
 
@@ -77,26 +77,23 @@ def test_crowd_gives_a_source_half() -> None:
     assert connections.ended == []
 
 
-def test_crowd_ends_an_idle_connection_for_another_one() -> None:
-    """Where all places are taken the oldest idle connection of the largest source makes room."""
-    connections = Connections(4)
-    connections.connect("busy", "a")
-    connections.connect("older", "a", is_idle=True)
-    connections.connect("b", "b", is_idle=True)
-    connections.connect("c", "c")
+def test_crowd_ends_what_is_worth_least_for_another_one() -> None:
+    """Where all places are taken the largest source's oldest idle connection makes room, then who is slow to ask."""
+    connections = Connections(5)
+    for name, source, worth in (("busy", "a", 2), ("slow", "a", 1), ("idle", "a", 0), ("b", "b", 0), ("c", "c", 2)):
+        assert connections.connect(name, source, worth)
 
-    assert connections.connect("d", "d")
-    assert connections.ended == ["older"]
-    assert connections.connect("e", "e")
-    assert connections.ended == ["older", "b"]
-    assert not connections.connect("f", "f")
+    for name, ended in (("d", "idle"), ("e", "b"), ("f", "slow")):
+        assert connections.connect(name, name)
+        assert connections.ended[-1] == ended
+    assert not connections.connect("g", "g")
 
 
 def test_crowd_counts_those_who_left() -> None:
     """A connection that is gone leaves its place, once."""
     crowd = Crowd(2)
-    leave = crowd.enter(Member("a", lambda: False, lambda: None))
-    crowd.enter(Member("b", lambda: False, lambda: None))
+    leave = crowd.enter(Member("a", lambda: 2, lambda: None))
+    crowd.enter(Member("b", lambda: 2, lambda: None))
     assert not crowd.has_room_for("a")
     leave()
     leave()

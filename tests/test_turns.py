@@ -54,6 +54,27 @@ def test_queue_is_bounded_in_all_and_for_each_source() -> None:
     assert take(turns, "c", work)[1] == []
 
 
+def test_keys_take_turns_apart() -> None:
+    """What has another key does not wait."""
+    turns, work = Turns(), Work()
+    for key in ("a", "b", "a"):
+        Deferred.fromCoroutine(turns.take("source", work, key))
+    assert len(work.begun) == 2
+    work.begun[0].callback("one")
+    assert len(work.begun) == 3
+
+
+def test_closed_turns_refuse_whoever_waits() -> None:
+    """Once closed, what is being done is done; who waits, and who comes, is refused."""
+    turns, work = Turns(), Work()
+    results = [take(turns, "a", work)[1] for _ in range(3)]
+    turns.close()
+    assert [type(each) for _, each in zip(range(2), (*results[1], *results[2]), strict=True)] == [TooManyRequests] * 2
+    assert isinstance(take(turns, "a", work)[1][0], TooManyRequests)
+    work.begun[0].callback("one")
+    assert results[0] == ["one"]
+
+
 def test_work_goes_on_for_whoever_hung_up() -> None:
     """Giving up the wait neither ends the work nor lets the next one begin before it is done."""
     turns, work = Turns(), Work()

@@ -56,8 +56,8 @@ class AgentChannel(ChannelTransport):
 
     def connectionMade(self) -> None:
         server = self._server
-        server.channels.add(self)
         super().connectionMade()
+        server.channels.add(self)
         if not self.connection.closed:  # a user who is not let in takes no place
             stranger = Stranger(source_of(self.wire.getPeer()), self.clock.seconds(), self._cut)
             self._leave_doorway = server.doorway.enter(stranger)

@@ -60,7 +60,7 @@ class ExchangeChannel(HTTPChannel):
         self.address = endpoints.source_of(self.getPeer())
         self._can_speak = not isinstance(self.transport, TLSMemoryBIOProtocol)
         self._expect_within(HEADER_TIMEOUT_S)
-        member = Member(source_of(self.address), self._may_end, self._end_for_another)
+        member = Member(source_of(self.address), self._worth, self._end_for_another)
         self._leave_crowd = self.listener.edge.crowd.enter(member)
 
     def handshakeCompleted(self) -> None:
@@ -85,6 +85,10 @@ class ExchangeChannel(HTTPChannel):
         if not any(request.is_whole for request in self.requests):
             self._close()
 
+    def abandon(self) -> None:
+        """Cut off at once."""
+        cast(Wire, self.transport).abortConnection()
+
     def look(self, now: float) -> None:
         """End the connection if what is being received should be here by now."""
         if self._due is None or now < self._due:
@@ -97,11 +101,13 @@ class ExchangeChannel(HTTPChannel):
 
     def _expect_within(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._due = self.listener.edge.reactor.seconds() + limit_s
+        self._due = self.listener.edge.now() + limit_s
 
-    def _may_end(self) -> bool:
-        """Return whether this is idle, or a stranger's that has not sent a whole request yet."""
-        return not any(request.is_whole or request.is_known for request in self.requests)
+    def _worth(self) -> int:
+        """Return what `Member.worth` says."""
+        if any(request.is_whole for request in self.requests):
+            return 2
+        return int(any(request.is_known for request in self.requests))
 
     def _end_for_another(self) -> None:
         self.listener.edge.tell_of_stranger("connection ended", address=self.address, reason="its place is needed")
@@ -185,7 +191,8 @@ class ExchangeChannel(HTTPChannel):
         if self._is_over:
             return
         self._is_over = True
-        if any(request.is_answered for request in self.requests):
+        wait_s = self.listener.edge.allowances.take(source_of(self.address), is_known=False)
+        if wait_s > 0 or any(request.is_answered for request in self.requests):
             self.loseConnection()
             return
         _, target, _ = self.request_line()

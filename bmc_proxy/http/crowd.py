@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Member:
-    """One connection; `may_end` says whether it may be ended for another one, which `end` does."""
+    """One connection.
+
+    Attributes:
+        worth: 0 where it idles or a stranger has not sent a whole request, 1 where somebody who is known has not, 2
+            while it is served. What is worth least ends first, what is served never.
+        end: ends it.
+    """
 
     source: str
-    may_end: Callable[[], bool]
+    worth: Callable[[], int]
     end: Callable[[], None]
 
 
@@ -30,18 +36,19 @@ class Crowd:
     def has_room_for(self, source: str) -> bool:
         """Return whether one more connection from there may be; where all places are taken, make one if it can be.
 
-        The place is that of the oldest connection that may end, of the source that has the most.
+        The place is that of the least worth, and of these the oldest one of the source that has the most.
         """
         if self._sources[source] >= self.limit_per_source:
             return False
         if len(self._members) < self._limit:
             return True
-        for crowded, _ in self._sources.most_common():
-            for key, member in self._members.items():
-                if member.source == crowded and member.may_end():
-                    self._remove(key)
-                    member.end()
-                    return True
+        for worth in (0, 1):
+            for crowded, _ in self._sources.most_common():
+                for key, member in self._members.items():
+                    if member.source == crowded and member.worth() == worth:
+                        self._remove(key)
+                        member.end()
+                        return True
         return False
 
     def enter(self, member: Member) -> Callable[[], None]:

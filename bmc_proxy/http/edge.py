@@ -21,27 +21,39 @@ class Allowances:
     """How many requests each source may make: as somebody who is known, and as a stranger.
 
     Args:
-        clock: the reactor, or a `Clock`.
+        now: seconds, of a clock that goes forward.
         per_s: requests a second of a source that is known.
     """
 
-    def __init__(self, clock: IReactorTime, per_s: float) -> None:
+    def __init__(self, now: Callable[[], float], per_s: float) -> None:
         strangers = max(1.0, per_s * STRANGERS_SHARE)
-        self._clock = clock
+        self._now = now
         self._known = Allowance(per_s, per_s * BURST_S)
         self._strange = Allowance(strangers, strangers * BURST_S)
+        self._connections = Allowance(per_s, per_s * BURST_S)
 
     def take(self, source: str, *, is_known: bool) -> float:
         """Return 0 where one more request is allowed now, else in how many seconds."""
         allowance = self._known if is_known else self._strange
-        return allowance.take(source, self._clock.seconds())
+        return allowance.take(source, self._now())
+
+    def may_connect(self, source: str) -> bool:
+        """Return whether one more connection is allowed now: as many as requests of somebody who is known."""
+        return self._connections.take(source, self._now()) == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What all listeners share."""
+    """What all listeners share.
+
+    Attributes:
+        now: seconds, of a clock that goes forward, whatever becomes of the time of day.
+        user_of: whom a client certificate names.
+        tell_of_stranger: logs what anybody can cause.
+    """
 
     reactor: IReactorTime
+    now: Callable[[], float]
     router: Router
     access: Access
     crowd: Crowd

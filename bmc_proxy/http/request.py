@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request, datetimeToString
 
+from bmc_proxy.accounts import ANONYMOUS
 from bmc_proxy.callers import Caller, anonymous
 from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
@@ -62,8 +63,8 @@ class ExchangeRequest(Request):
 
     @property
     def is_known(self) -> bool:
-        """Whether somebody asks who is known."""
-        return self._caller is not None
+        """Whether somebody asks who logged in."""
+        return self._caller is not None and self._caller.user != ANONYMOUS
 
     # While it comes in
 
@@ -235,8 +236,8 @@ class ExchangeRequest(Request):
         self._log_request(code)
 
     def _log_request(self, code: str) -> None:
-        # A stranger who is told to wait is told so often.
-        log = self._edge.tell_of_stranger if code == "http.too_many_requests" else _log.info
+        is_strangers = self._caller is None and code != "ok"
+        log = self._edge.tell_of_stranger if is_strangers or code == "http.too_many_requests" else _log.info
         log(
             "request",
             request_id=self.request_id,

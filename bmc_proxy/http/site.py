@@ -45,7 +45,8 @@ class ExchangeSite(HTTPFactory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         assert addr is not None  # a listening port knows it
         host = endpoints.source_of(addr)
-        if not self.edge.crowd.has_room_for(source_of(host)):
+        source = source_of(host)
+        if not self.edge.allowances.may_connect(source) or not self.edge.crowd.has_room_for(source):
             self.edge.tell_of_stranger("connection refused", address=host, reason="too many connections")
             return None
         channel = ExchangeChannel()
@@ -67,13 +68,18 @@ class ExchangeSite(HTTPFactory):
         self._tell_drained()
         return done
 
+    def abandon(self) -> None:
+        """Cut off what is still open."""
+        for channel in list(self.channels):
+            channel.abandon()
+
     def channel_lost(self, channel: object) -> None:
         """A connection is gone."""
         self.channels.discard(cast(ExchangeChannel, channel))
         self._tell_drained()
 
     def _look(self) -> None:
-        now = self.reactor.seconds()
+        now = self.edge.now()
         for channel in list(self.channels):
             channel.look(now)
 

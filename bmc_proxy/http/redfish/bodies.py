@@ -28,8 +28,10 @@ def text_in(properties: dict[str, Any], name: str) -> str:
 
 def flag_in(properties: dict[str, Any], name: str) -> bool | None:
     """Return a property that must be a boolean where it is there."""
-    value = properties.get(name)
-    if value is not None and not isinstance(value, bool):
+    if name not in properties:
+        return None
+    value = properties[name]
+    if not isinstance(value, bool):
         raise PropertyRefused(name, f"{name} is true or false.")
     return value
 
