@@ -93,9 +93,9 @@ class ChannelTransport(Protocol, ABC):
     def event_received(self, event: Event) -> None:
         """Act on an event. Records may be sent through `self.connection`; they leave with the end of the read."""
 
-    def refused(self, reason: str) -> None:
-        """The peer is a stranger; `reason` is for the log."""
-        _log.warn("channel peer refused", peer=self.peer_address, reason=reason)
+    def refused(self, reason: str, **fields: str) -> None:
+        """The peer is a stranger, or broke the protocol; `reason` and the fields are for the log."""
+        _log.warn("channel peer refused", peer=self.peer_address, reason=reason, **fields)
 
     @abstractmethod
     def connection_over(self, reason: str) -> None:
@@ -190,7 +190,7 @@ class ChannelTransport(Protocol, ABC):
     # The end
 
     def _give_up(self, error: RemoteProtocolError) -> None:
-        _log.warn("channel peer refused", peer=self.peer_address, code=error.code.name, reason=error.text)
+        self.refused(error.text, code=error.code.name)
         self.flush()
         self._close()
 

@@ -93,8 +93,8 @@ class AgentChannel(ChannelTransport):
         elif is_tls_failure(reason):
             self.refused(reason)
 
-    def refused(self, reason: str) -> None:
-        self._server.tell_of_stranger("channel peer refused", peer=self.peer_address, reason=reason)
+    def refused(self, reason: str, **fields: str) -> None:
+        self._server.tell_of_stranger("channel peer refused", peer=self.peer_address, reason=reason, **fields)
 
     def _cut(self) -> None:
         self.refused("no HELLO yet, and its place is needed")
