@@ -171,7 +171,7 @@ class SecurePair(Pair):
         return post(self.url + path, text, *self.trust, *options)
 
     def token(self, user: str = "root") -> list[str]:
-        """Log in over Redfish; return the curl options that go with requests of this session."""
+        """Log in over Redfish; return the curl options that go with requests of this login."""
         body = {"UserName": user, "Password": PASSWORDS[user]}
         answer = self.post("/redfish/v1/SessionService/Sessions", body)
         assert answer.status == 201, answer.body
