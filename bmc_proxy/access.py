@@ -82,7 +82,7 @@ class Access:
         account = self._owner(session)
         if account is None:
             return None
-        return Caller(account.name, method, address, account.role.privileges, account.password_id, session)
+        return Caller(account.name, method, address, account.role.privileges, session=session)
 
     def _owner(self, session: Session) -> Account | None:
         """Return a session's account, as long as it may be used and has the password of the login."""

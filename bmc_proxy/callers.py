@@ -38,7 +38,7 @@ class Caller:
         user: the account's name.
         method: how it is known: "certificate", "token", "cookie", "basic", "anonymous-loopback".
         address: where the request came from.
-        password_id: of the password that it is known by, itself or through its session; None where there is none.
+        password_id: of the password that came with the request; None where none did.
         session: that it belongs to.
     """
 
@@ -57,10 +57,13 @@ class Caller:
         """
         if self.user == ANONYMOUS:
             return self
-        account = accounts.get(self.user)
-        if account is None or not account.enabled or self.password_id not in (None, account.password_id):
+        account, session = accounts.get(self.user), self.session
+        if account is None or not account.enabled:
             raise AuthRequired
-        if self.session is not None and self.session.is_closed:
+        if session is not None:
+            if session.is_closed or account.password_id not in (session.password_id, session.next_password_id):
+                raise AuthRequired
+        elif self.password_id not in (None, account.password_id):
             raise AuthRequired
         return replace(self, privileges=account.role.privileges)
 

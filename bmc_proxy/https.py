@@ -20,7 +20,7 @@ from bmc_proxy.config import HttpsConfig
 from protocol import der
 from runtime.files import FileRefused, replace_file
 from runtime.self_signed import self_signed
-from runtime.tls import TlsContext, load_certificates, load_identity, new_context, remember_verdict
+from runtime.tls import TlsContext, load_certificates, load_identity, new_context, openssl_judges, remember_verdict
 
 FILE_NAME = "https.pem"
 VALIDITY = timedelta(days=365)
@@ -46,8 +46,9 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
             raise FileRefused(f"{own} cannot be written: {error.strerror}") from error
     identity = load_identity(config.key or config.certificate or own, config.certificate or own)
     context = new_context(SSL.TLS_SERVER_METHOD, SSL.TLS1_2_VERSION, identity)
-    for certificate in identity.chain[1:]:
-        context.add_extra_chain_cert(certificate)
+    with openssl_judges():
+        for certificate in identity.chain[1:]:
+            context.add_extra_chain_cert(certificate)
     context.set_alpn_select_callback(_select_protocol)
     context.set_session_id(b"bmc-proxy")
     if config.client_ca is not None:
@@ -67,9 +68,10 @@ def _ask_for_certificates(context: SSL.Context, path: Path) -> None:
     authorities = load_certificates(path)
     store = context.get_cert_store()
     assert store is not None  # a context has one
-    for authority in authorities:
-        store.add_cert(crypto.X509.from_cryptography(authority))
-        context.add_client_ca(authority)
+    with openssl_judges():
+        for authority in authorities:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+            context.add_client_ca(authority)
     context.set_verify(SSL.VERIFY_PEER, remember_verdict)
     # A session that is resumed would bring a certificate that nobody looked at again.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)

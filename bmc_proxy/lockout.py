@@ -51,6 +51,13 @@ class Lockout:
         """Return for how many seconds this source may not try at all; 0 where it may."""
         return self._allowance.wait_s(source, now)
 
+    def begin(self, source: str, now: float) -> float:
+        """Begin a try and return 0, or return for how many seconds this source may not.
+
+        A try costs the source what a failure costs, from its beginning on; a success gives it back.
+        """
+        return self._allowance.take(source, now)
+
     def is_closed(self, target: Target, source: str, now: float) -> bool:
         """Return whether this source gets no try at this account."""
         failures = self._current(target, now)
@@ -65,13 +72,8 @@ class Lockout:
         failures = self._current(target, now)
         return failures is not None and failures.locked_until is not None
 
-    def refused(self, source: str, now: float) -> None:
-        """A try was refused unseen: it costs the source what a failure costs."""
-        self._allowance.take(source, now)
-
     def failed(self, target: Target, source: str, now: float) -> bool:
         """Note a wrong password; return whether it locked the account. The target need not be an account."""
-        self._allowance.take(source, now)
         failures = self._current(target, now) or _Failures()
         failures.by_source[source] = failures.by_source.get(source, 0) + 1
         failures.latest = now
@@ -85,6 +87,7 @@ class Lockout:
 
     def succeeded(self, target: Target, source: str) -> None:
         """Note a right password: this source's failures are forgotten, and it is known as a good one."""
+        self._allowance.give_back(source)
         failures = self._failures.get(target)
         if failures is not None:
             failures.by_source.pop(source, None)

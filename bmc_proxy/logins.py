@@ -24,7 +24,8 @@ class Logins:
         checker: says whether a password is right.
         turns: where hashing takes its turn.
         now: seconds, of a clock that goes forward.
-        are_apart: only logins of the same user take turns, for a checker that is slow and takes little of this machine.
+        are_apart: only logins of the same source and of the same user take turns, for a checker that is slow and
+            takes little of this machine.
     """
 
     def __init__(
@@ -46,19 +47,20 @@ class Logins:
     async def check(self, user: str, password: str, address: str) -> Account:
         """Return the account that a name and a password let in. Raises AuthFailed or TooManyRequests."""
         source = source_of(address)
-        self._refuse_while_waiting(source)
+        wait_s = self._lockout.wait_s(source, self._now())
+        if wait_s > 0:
+            raise TooManyRequests(wait_s)
         if not NAME.fullmatch(user) or not is_possible(password):
-            self._lockout.refused(source, self._now())
+            self._begin(source)
             raise AuthFailed
         # One at a time, so that no try starts before the failures of those before it are counted.
-        key = user if self._are_apart else ""
-        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address), key)
+        keys = (f"source {source}", f"user {user}") if self._are_apart else ()
+        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address), *keys)
 
     async def _check_in_turn(self, user: str, password: str, source: str, address: str) -> Account:
-        self._refuse_while_waiting(source)
+        self._begin(source)
         target = self._lock_of(user)
         if self._lockout.is_closed(target, source, self._now()):
-            self._lockout.refused(source, self._now())
             raise AuthFailed
         is_right = await is_let_in(self._checker, user, password)
         account = self._accounts.get(user)
@@ -78,8 +80,8 @@ class Logins:
         account = self._accounts.get(user)
         return Target(user, "" if account is None else account.password_id)
 
-    def _refuse_while_waiting(self, source: str) -> None:
-        wait_s = self._lockout.wait_s(source, self._now())
+    def _begin(self, source: str) -> None:
+        wait_s = self._lockout.begin(source, self._now())
         if wait_s > 0:
             raise TooManyRequests(wait_s)
 

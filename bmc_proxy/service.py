@@ -114,7 +114,7 @@ class ProxyApplication:
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         self._turns.close()
-        drained = gatherResults([site.drain() for site in self._sites])
+        drained = gatherResults([site.drain() for site in self._sites], consumeErrors=True)
         if not await within(self._reactor, DRAIN_S, drained):
             _log.warn("requests abandoned at the end of the drain")
             for site in self._sites:

@@ -47,6 +47,12 @@ class Allowance:
             self._levels.popitem(last=False)
         return 0.0
 
+    def give_back(self, source: str) -> None:
+        """Give a token back that was taken."""
+        if source in self._levels:
+            level, seen = self._levels[source]
+            self._levels[source] = (min(self._burst, level + 1), seen)
+
     def _level(self, source: str, now: float) -> float:
         level, seen = self._levels.get(source, (self._burst, now))
         # A clock that was set back gives nothing, and takes nothing.

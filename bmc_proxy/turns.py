@@ -1,7 +1,7 @@
 """Turns: work that takes a core and much memory is done one at a time, for a bounded number of those who wait."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -13,6 +13,7 @@ from bmc_proxy.errors import ExchangeError, TooManyRequests
 LIMIT = 256
 LIMIT_PER_SOURCE = 128
 RETRY_AFTER_S = 5
+_COMMON = ""
 
 _Result = TypeVar("_Result")
 
@@ -34,15 +35,17 @@ class Turns:
         self._asking: Counter[str] = Counter()
         self._turns: dict[str, DeferredLock] = {}
         self._waiting: set[Deferred[DeferredLock]] = set()
+        self._to_release: list[DeferredLock] = []
+        self._is_releasing = False
         self._is_closed = False
 
-    async def take(self, source: str, work: Callable[[], Awaitable[_Result]], key: str = "") -> _Result:
+    async def take(self, source: str, work: Callable[[], Awaitable[_Result]], *keys: str) -> _Result:
         """Do the work in its turn and return its result.
 
         Whoever hangs up meanwhile changes nothing for the work: it is done, and counted, all the same.
 
         Args:
-            key: only what has the same one takes turns.
+            keys: only what has one of them in common takes turns; what has several gives them in the same order.
 
         Raises:
             TooManyRequests: there are as many as may be, or no more turns.
@@ -57,7 +60,7 @@ class Turns:
                 _log.failure("work that nobody waits for failed", failure)
             done.errback(failure)
 
-        Deferred.fromCoroutine(self._in_turn(source, work, key)).addCallbacks(done.callback, failed)
+        Deferred.fromCoroutine(self._in_turn(source, work, keys or (_COMMON,))).addCallbacks(done.callback, failed)
         return await done
 
     def close(self) -> None:
@@ -66,22 +69,37 @@ class Turns:
         for waiting in list(self._waiting):
             waiting.cancel()
 
-    async def _in_turn(self, source: str, work: Callable[[], Awaitable[_Result]], key: str) -> _Result:
-        turn = self._turns.setdefault(key, DeferredLock())
-        self._asking[key] += 1
+    async def _in_turn(self, source: str, work: Callable[[], Awaitable[_Result]], keys: Sequence[str]) -> _Result:
+        held: list[DeferredLock] = []
+        self._asking.update(keys)
         try:
-            await self._acquire(turn)
-            try:
-                return await work()
-            finally:
-                turn.release()
+            for key in keys:
+                turn = self._turns.setdefault(key, DeferredLock())
+                await self._acquire(turn)
+                held.append(turn)
+            return await work()
         finally:
-            self._asking[key] -= 1
-            if not self._asking[key]:
-                del self._asking[key], self._turns[key]
+            for key in keys:
+                self._asking[key] -= 1
+                if not self._asking[key]:
+                    del self._asking[key]
+                    self._turns.pop(key, None)
             self._sources[source] -= 1
             if not self._sources[source]:
                 del self._sources[source]
+            self._release(held)
+
+    def _release(self, turns: list[DeferredLock]) -> None:
+        """Let the next ones have their turn. Who is refused at once releases again: one after the other, not nested."""
+        self._to_release += turns
+        if self._is_releasing:
+            return
+        self._is_releasing = True
+        try:
+            while self._to_release:
+                self._to_release.pop().release()
+        finally:
+            self._is_releasing = False
 
     async def _acquire(self, turn: DeferredLock) -> None:
         waiting = turn.acquire()

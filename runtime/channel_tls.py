@@ -13,7 +13,7 @@ from OpenSSL import SSL, crypto
 from protocol.records import Role
 from runtime.files import FileRefused
 from runtime.self_signed import self_signed
-from runtime.tls import TlsContext, load_identity, new_context, remember_verdict
+from runtime.tls import TlsContext, load_identity, new_context, openssl_judges, remember_verdict
 
 FILE_NAME = "channel.pem"
 VALIDITY = timedelta(days=10 * 365)
@@ -52,8 +52,9 @@ def channel_context(path: Path) -> TlsContext:
     assert store is not None  # a context has one
     # Each certificate of the store is a trust anchor as it stands, be it a peer's own or a CA's.
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    for certificate in trusted:
-        store.add_cert(crypto.X509.from_cryptography(certificate))
+    with openssl_judges():
+        for certificate in trusted:
+            store.add_cert(crypto.X509.from_cryptography(certificate))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, remember_verdict)
     # No resumption: each connection shows its certificate anew.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 from twisted.logger import Logger
 
-from runtime.files import FileRefused
 from runtime.tls import TlsContext
 
 WARN_BEFORE = timedelta(days=30)
@@ -34,7 +33,7 @@ class Reloadable:
         """Read it anew for the connections that are to come."""
         try:
             self.context.take(self._load())
-        except FileRefused as error:
+        except Exception as error:  # noqa: BLE001  # whatever a file holds, the old one stays, and the next file is read
             _log.error("certificate not reloaded, the old one stays", what=self._what, reason=str(error))
             return
         _log.info("reloaded", what=self._what, not_after=self.context.not_after.isoformat())

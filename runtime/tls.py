@@ -3,7 +3,8 @@
 Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.channel_tls`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import (
     IAddress,
@@ -101,7 +102,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise FileRefused(f"certificate {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise FileRefused(f"certificate {path} holds no certificate in PEM, or one that cannot be read") from error
 
 
@@ -124,13 +125,20 @@ def new_context(method: int, minimum: int, identity: Identity) -> SSL.Context:
     context.set_options(options)
     # Write buffers may move between two attempts, and are given back while a connection idles.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    try:
+    with openssl_judges():
         context.use_privatekey(identity.key)  # type: ignore[arg-type]  # it refuses what TLS cannot use
         context.use_certificate(identity.chain[0])
         context.check_privatekey()
-    except SSL.Error as error:
-        raise FileRefused(f"OpenSSL does not take the certificate for TLS: {_reasons(error)}") from error
     return context
+
+
+@contextmanager
+def openssl_judges() -> Iterator[None]:
+    """Turn what OpenSSL says against a certificate into FileRefused."""
+    try:
+        yield
+    except (SSL.Error, crypto.Error) as error:
+        raise FileRefused(f"OpenSSL does not take a certificate: {_reasons(error)}") from error
 
 
 def remember_verdict(connection: SSL.Connection, certificate: X509, error: int, _depth: int, is_good: int) -> bool:
@@ -153,7 +161,7 @@ def failure_text(transport: object, reason: Failure) -> str:
     return "TLS: " + (_reasons(reason.value) or "the handshake failed")
 
 
-def _reasons(error: SSL.Error) -> str:
+def _reasons(error: SSL.Error | crypto.Error) -> str:
     """Return OpenSSL's own words for an error."""
     return "; ".join(words[-1] for words in (error.args[0] if error.args else ()))
 

@@ -132,7 +132,7 @@ def test_source_has_twenty_failures_and_one_every_three_seconds() -> None:
     """The twenty-first failure has to wait; the allowance comes back, so nobody is shut out for good."""
     lockout = Lockout()
     for number in range(FAILURES_AT_ONCE):
-        assert lockout.wait_s(BAD, 0) == 0
+        assert lockout.begin(BAD, 0) == 0
         lockout.failed(Target(f"user{number}"), BAD, 0)
 
     assert lockout.wait_s(BAD, 0) == pytest.approx(1 / FAILURES_PER_S)
@@ -140,12 +140,14 @@ def test_source_has_twenty_failures_and_one_every_three_seconds() -> None:
     assert lockout.wait_s(BAD, 1 / FAILURES_PER_S) == 0
 
 
-def test_refusal_costs_the_source_a_failure() -> None:
-    """Tries at a locked account use the allowance up as well."""
+def test_success_gives_the_try_back() -> None:
+    """Any number of right passwords cost a source nothing, and tries that are under way count as failures do."""
     lockout = Lockout()
-    for _ in range(FAILURES_AT_ONCE):
-        lockout.refused(BAD, 0)
-    assert lockout.wait_s(BAD, 0) > 0
+    for _ in range(10 * FAILURES_AT_ONCE):
+        assert lockout.begin(GOOD, 0) == 0
+        lockout.succeeded(ROOT, GOOD)
+    assert [lockout.begin(GOOD, 0) for _ in range(FAILURES_AT_ONCE)] == [0] * FAILURES_AT_ONCE
+    assert lockout.begin(GOOD, 0) > 0
 
 
 def test_names_are_bounded_and_accounts_outlive_strangers() -> None:

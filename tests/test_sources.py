@@ -83,10 +83,22 @@ def test_crowd_ends_what_is_worth_least_for_another_one() -> None:
     for name, source, worth in (("busy", "a", 2), ("slow", "a", 1), ("idle", "a", 0), ("b", "b", 0), ("c", "c", 2)):
         assert connections.connect(name, source, worth)
 
-    for name, ended in (("d", "idle"), ("e", "b"), ("f", "slow")):
+    for name, ended in (("d", "idle"), ("e", "slow"), ("f", "b")):
         assert connections.connect(name, name)
         assert connections.ended[-1] == ended
     assert not connections.connect("g", "g")
+
+
+def test_crowd_takes_nothing_from_who_has_less() -> None:
+    """A source that comes back again and again ends its like, not the one connection of another."""
+    connections = Connections(5)
+    for name, source, worth in (("1", "a", 1), ("2", "a", 1), ("3", "b", 1), ("4", "b", 1), ("honest", "c", 0)):
+        assert connections.connect(name, source, worth)
+
+    assert connections.connect("5", "a", 1)
+    assert connections.ended == ["1"]
+    assert connections.connect("d", "d", 0)
+    assert connections.ended == ["1", "2"]
 
 
 def test_crowd_counts_those_who_left() -> None:

@@ -1,5 +1,7 @@
 """Turns: one at a time, a bounded queue, and work that goes on for whoever hung up."""
 
+from functools import partial
+
 import pytest
 from conftest import LogWatch
 from twisted.internet.defer import CancelledError, Deferred
@@ -73,6 +75,38 @@ def test_closed_turns_refuse_whoever_waits() -> None:
     assert isinstance(take(turns, "a", work)[1][0], TooManyRequests)
     work.begun[0].callback("one")
     assert results[0] == ["one"]
+
+
+def test_hundreds_that_are_refused_at_once_leave_nothing_behind() -> None:
+    """A whole queue whose work fails without waiting is done in its order, and there are turns for others again."""
+    turns, work = Turns(), Work()
+    take(turns, "a", work)
+    order: list[int] = []
+
+    async def refuse(number: int) -> str:
+        order.append(number)
+        raise AuthFailed
+
+    for number in range(254):
+        waiting = Deferred.fromCoroutine(turns.take("ab"[number % 2], partial(refuse, number)))
+        waiting.addErrback(lambda failure: failure.trap(AuthFailed))
+    work.begun[0].callback("one")
+
+    assert order == list(range(254))
+    assert take(turns, "c", work)[1] == []
+    assert len(work.begun) == 2
+
+
+def test_keys_are_all_waited_for() -> None:
+    """What has two keys has its turn when both are free."""
+    turns, work = Turns(), Work()
+    for keys in (("a", "x"), ("b", "x"), ("b", "y")):
+        Deferred.fromCoroutine(turns.take("source", work, *keys))
+    assert len(work.begun) == 1
+    work.begun[0].callback("one")
+    assert len(work.begun) == 2
+    work.begun[1].callback("two")
+    assert len(work.begun) == 3
 
 
 def test_work_goes_on_for_whoever_hung_up() -> None:

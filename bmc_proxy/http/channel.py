@@ -66,9 +66,12 @@ class ExchangeChannel(HTTPChannel):
     def handshakeCompleted(self) -> None:
         """TLS is up: by now OpenSSL accepted the client's certificate, if there is one."""
         self._can_speak = True
-        certificate = peer_certificate(self.transport)
-        if certificate is not None:
-            self.certificate_user = self.listener.edge.user_of(certificate)
+        try:
+            certificate = peer_certificate(self.transport)
+            self.certificate_user = None if certificate is None else self.listener.edge.user_of(certificate)
+        except Exception as error:  # noqa: BLE001  # however odd a CA's certificate is, it then names nobody
+            reason = f"its client certificate cannot be read: {type(error).__name__}"
+            self.listener.edge.tell_of_stranger("certificate names nobody", address=self.address, reason=reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         text = failure_text(self.transport, reason)

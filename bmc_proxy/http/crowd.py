@@ -36,14 +36,16 @@ class Crowd:
     def has_room_for(self, source: str) -> bool:
         """Return whether one more connection from there may be; where all places are taken, make one if it can be.
 
-        The place is that of the least worth, and of these the oldest one of the source that has the most.
+        The place is one of the source that has the most: of the least worth, and of these the oldest.
         """
         if self._sources[source] >= self.limit_per_source:
             return False
         if len(self._members) < self._limit:
             return True
-        for worth in (0, 1):
-            for crowded, _ in self._sources.most_common():
+        for crowded, count in self._sources.most_common():
+            if count < self._sources[source]:
+                break  # who has more takes nothing from who has less
+            for worth in (0, 1):
                 for key, member in self._members.items():
                     if member.source == crowded and member.worth() == worth:
                         self._remove(key)

@@ -223,7 +223,7 @@ class ExchangeRequest(Request):
         headers = self.responseHeaders
         for name, value in FIXED_HEADERS.items():
             headers.setRawHeaders(name, [value])
-        headers.setRawHeaders(b"Date", [datetimeToString(self._edge.reactor.seconds())])
+        headers.setRawHeaders(b"Date", [datetimeToString()])
         headers.setRawHeaders(b"X-Request-Id", [self.request_id.encode()])
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         if not self.channel.persistent:
