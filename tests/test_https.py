@@ -11,13 +11,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from conftest import LogWatch
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from csrs import openssl_csr
 from needs import need_scanner
 from processes import IBM_ROOT, SecurePair, basic, curl, port_of, running_secure_pair, start_agent
 
-from bmc_proxy.https import names_of_this_host
+from bmc_proxy.config import HttpsConfig
+from bmc_proxy.https import https_context, names_of_this_host
+from runtime.files import FileRefused
+from runtime.reload import Reloadable
+from runtime.tls import TlsContext
 
 PATIENCE_S = 30.0
 
@@ -248,3 +253,27 @@ def test_channel_without_credentials(tmp_path: Path) -> None:
     with start_agent(tmp_path, 0, "--listen", "tls:0:interface=127.0.0.1") as agent:
         assert "vmi-agent channel init" in agent.wait_for("cannot start")["reason"]
         assert agent.wait() == 1
+
+
+@pytest.mark.parametrize("error", [FileRefused("broken"), ValueError("odd"), RuntimeError("odder")])
+def test_reload_of_whatever_is_broken(tmp_path: Path, log_watch: LogWatch, error: Exception) -> None:
+    """However a certificate cannot be read, the old one stays, and a good one is taken the next time."""
+    config = HttpsConfig(None, None, None, "cn")
+    first = https_context(tmp_path, config)
+    (tmp_path / "https.pem").unlink()
+    second = https_context(tmp_path, config)
+    results: list[TlsContext | Exception] = [first, error, second]
+
+    def load() -> TlsContext:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    log_watch.expect_error("certificate not reloaded, the old one stays")
+    reloadable = Reloadable("https", load)
+    before = reloadable.context.context
+    reloadable.reload()
+    assert reloadable.context.context is before
+    reloadable.reload()
+    assert reloadable.context.context is second.context is not before

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from bmc_proxy.accounts import Account, Role
 from bmc_proxy.callers import Caller
 from bmc_proxy.errors import AuthFailed, AuthRequired, Forbidden, TooManyRequests
+from bmc_proxy.sessions import Session
 from bmc_proxy.turns import Turns
 
 
@@ -153,3 +154,20 @@ def test_caller_is_who_the_accounts_say() -> None:
     for accounts in ({}, {"root": Account("root", Role.ADMINISTRATOR, "another")}):
         with pytest.raises(AuthRequired):
             caller.as_of(accounts)
+
+
+def test_caller_of_a_session_that_changes_its_own_password() -> None:
+    """What a session asked before goes on while and after it changes the password; a closed session's does not."""
+    old, new = (Account("root", Role.ADMINISTRATOR, password_hash) for password_hash in ("old", "new"))
+    session = Session("id", "root", old.password_id, "192.0.2.1", 0.0, bytes(32), "xsrf")
+    caller = Caller("root", "token", "192.0.2.1", old.role.privileges, session=session)
+
+    with pytest.raises(AuthRequired):
+        caller.as_of({"root": new})
+    session.next_password_id = new.password_id
+    assert caller.as_of({"root": old}) == caller.as_of({"root": new}) == caller
+    session.password_id = new.password_id
+    assert caller.as_of({"root": new}) == caller
+    session.is_closed = True
+    with pytest.raises(AuthRequired):
+        caller.as_of({"root": new})
