@@ -151,11 +151,21 @@ def test_readme_install_and_serve(tmp_path: Path) -> None:
             assert process.stderr is not None
             assert any(awaited in line for line in process.stderr)
     finally:
-        for process in reversed(processes):
-            process.terminate()
-            assert process.wait(PATIENCE_S) == 0
-            assert process.stderr is not None
-            process.stderr.close()
+        statuses = [ended(process) for process in reversed(processes)]
+    assert statuses == [0, 0]
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """End a process, by force if it must be; return its status."""
+    process.terminate()
+    try:
+        return process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+    finally:
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def test_readme_make_targets_exist() -> None:
