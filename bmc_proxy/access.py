@@ -35,12 +35,12 @@ class Access:
         account = self._accounts.get(user) if user is not None else None
         if account is not None and account.enabled:
             return Caller(account.name, "certificate", address, account.role.privileges)
-        if credentials.token is not None and (session := self._live(credentials.token)):
-            return self._by_session(session, "token", address)
+        if credentials.token is not None and (caller := self._by_token(credentials.token, "token", address)):
+            return caller
         for token in credentials.cookie_tokens:
-            session = self._live(token)
-            if session is not None and (not credentials.writes or _shows_xsrf_token(session, credentials.xsrf_token)):
-                return self._by_session(session, "cookie", address)
+            caller = self._by_token(token, "cookie", address)
+            if caller is not None and (not credentials.writes or _shows_xsrf_token(caller, credentials.xsrf_token)):
+                return caller
         return None
 
     async def caller(self, credentials: Credentials, address: str) -> Caller:
@@ -70,17 +70,14 @@ class Access:
         if caller.session is not None:
             self._end(caller.session, caller)
 
-    def _live(self, token: str) -> Session | None:
-        """Return the session of a token, if its account still lets it in; one that is not let in ends."""
+    def _by_token(self, token: str, method: str, address: str) -> Caller | None:
+        """Return whom a session's token names; a session ends whose account does not let it in any more."""
         session = self._sessions.use(token)
-        if session is not None and self._owner(session) is None:
-            self._sessions.close(session)
+        if session is None:
             return None
-        return session
-
-    def _by_session(self, session: Session, method: str, address: str) -> Caller | None:
         account = self._owner(session)
         if account is None:
+            self._sessions.close(session)
             return None
         return Caller(account.name, method, address, account.role.privileges, session=session)
 
@@ -120,8 +117,11 @@ class Access:
         _log.info("logged out", user=session.user, session=session.id, by=caller.user, address=caller.address)
 
 
-def _shows_xsrf_token(session: Session, shown: str | None) -> bool:
-    return shown is not None and compare_digest(session.xsrf_token.encode(), shown.encode())
+def _shows_xsrf_token(caller: Caller, shown: str | None) -> bool:
+    session = caller.session
+    if session is None or shown is None:
+        return False
+    return compare_digest(session.xsrf_token.encode(), shown.encode())
 
 
 def _may_see(caller: Caller, session: Session) -> bool:

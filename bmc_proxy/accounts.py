@@ -71,7 +71,7 @@ class AccountRefused(Exception):
     """A change of the accounts is refused; the text says what to change.
 
     Attributes:
-        about: what was wrong: "name", "password", "role", "exists", "missing", "limit" or "last".
+        about: what was wrong: "name", "password", "exists", "missing", "limit" or "last".
     """
 
     def __init__(self, about: str, text: str) -> None:
@@ -246,7 +246,10 @@ class AccountStore:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    """Lock the file, which others have for milliseconds; whoever holds it for long must not stop logins."""
+    """Lock the file, which others have for milliseconds; whoever holds it for long must not stop logins.
+
+    Waits in the calling thread, which is the one that hashes, or a command's: never the reactor's.
+    """
     give_up_at = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:

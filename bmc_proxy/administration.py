@@ -69,7 +69,6 @@ class Administration:
 
     async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
         """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
-
         guard = _guard(caller, _USERS)
         try:
             check_name(name)

@@ -1,5 +1,6 @@
 """Composition root of the proxy: builds the parts, starts and stops them."""
 
+import socket
 import time
 import uuid
 from functools import partial
@@ -150,13 +151,14 @@ class ProxyApplication:
 
     def _edge(self, accounts: AccountStore) -> Edge:
         """Build what the listeners share."""
-        config, reactor = self._config, self._reactor
+        config = self._config
         sessions = Sessions(time.monotonic, config.session_idle_s)
         checker, is_pam = self._checker(accounts), config.checker == "pam"
         logins = Logins(accounts, checker, self._turns, time.monotonic, are_apart=is_pam)
         access = Access(accounts, sessions, logins)
         administration = Administration(accounts, logins, self._turns, self._hashing.run)
-        service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, https.names_of_this_host()[0]))
+        # By the name that the machine knows itself by: no start waits for a name server.
+        service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
         dialects: list[Dialect] = [
             Phosphor(self._exchange, access),
             Ibm(self._exchange),
@@ -167,16 +169,15 @@ class ProxyApplication:
         def user_of(certificate: Certificate) -> str | None:
             return https.user_of(certificate, field)
 
-        crowd, allowances = Crowd(config.max_connections), Allowances(time.monotonic, config.requests_per_s)
         return Edge(
-            reactor,
-            time.monotonic,
-            Router(dialects),
-            access,
-            crowd,
-            allowances,
-            user_of,
-            Sparse(_log.info, time.monotonic),
+            reactor=self._reactor,
+            now=time.monotonic,
+            router=Router(dialects),
+            access=access,
+            crowd=Crowd(config.max_connections),
+            allowances=Allowances(time.monotonic, config.requests_per_s),
+            user_of=user_of,
+            tell_of_stranger=Sparse(_log.info, time.monotonic),
         )
 
     def _checker(self, accounts: AccountStore) -> ICredentialsChecker:

@@ -7,7 +7,6 @@ from typing import cast
 
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -32,8 +31,6 @@ IDLE_TIMEOUT_S = 60
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
 LENGTH_DIGITS = 18
-
-_log = Logger()
 
 
 @implementer(IHandshakeListener)

@@ -5,7 +5,6 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.web.http import HTTPFactory, Request
 
 from bmc_proxy.http.channel import IDLE_TIMEOUT_S, ExchangeChannel
@@ -14,8 +13,6 @@ from bmc_proxy.sources import source_of
 from runtime import endpoints
 
 LOOK_EVERY_S = 1.0
-
-_log = Logger()
 
 
 class ExchangeSite(HTTPFactory):
