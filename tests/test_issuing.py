@@ -69,7 +69,7 @@ def test_issue_under_each_ca_key(ca_key: str, tmp_path: Path, time: Time) -> Non
     assert_is_root(ca.root)
     assert_is_leaf(leaf, ca.root, rsa=True)
     leaf.verify_directly_issued_by(ca.root)
-    if ca_key != "mldsa65":  # which the openssl of Debian 12 does not know
+    if not ca_key.startswith("mldsa"):  # which the openssl of Debian 12 does not know
         assert_openssl_accepts(to_pem(chain), tmp_path)
 
 

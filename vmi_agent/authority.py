@@ -9,20 +9,17 @@ A generation's directory is filled under another name and then renamed: it is th
 import os
 import shutil
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import NameOID
 
 from protocol import der
 from runtime.files import sync_directory
-from vmi_agent.certificate import Issuer, key_identifier, new_serial
+from vmi_agent.ca_certificates import self_signed_root
+from vmi_agent.certificate import Issuer
 from vmi_agent.custody import Custody, CustodyError, file
-
-ROOT_VALIDITY = timedelta(days=20 * 365)
-BACK_DATE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def create(state_dir: Path, key_type: str, now: datetime) -> Authority:
         shutil.rmtree(staging)
     staging.mkdir(mode=0o700)
     file.store(key, staging / "key.pem")
-    root = _self_sign(file.FileCustody(key), generation, now)
+    root = self_signed_root(file.FileCustody(key), generation, now)
     with open(staging / "root.pem", "wb") as out:
         out.write(root.public_bytes(serialization.Encoding.PEM))
         out.flush()
@@ -123,45 +120,4 @@ def _issuer(root: x509.Certificate) -> Issuer:
         signature_algorithm=der.children(root_der)[1],
         key_identifier=root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
         not_after=root.not_valid_after_utc,
-    )
-
-
-def _self_sign(custody: file.FileCustody, generation: int, now: datetime) -> x509.Certificate:
-    key = custody.private_key
-    public_key_info = custody.public_key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    identifier = x509.SubjectKeyIdentifier(key_identifier(public_key_info))
-    # The name differs from every other root's, so that a trust store that holds several finds the right one by name.
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "VMI Certificate Exchange"),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"VMI Root CA {generation} {identifier.digest.hex()[:8]}"),
-        ]
-    )
-    not_before = now.replace(microsecond=0) - BACK_DATE
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(custody.public_key)
-        .serial_number(int.from_bytes(new_serial()))
-        .not_valid_before(not_before)
-        .not_valid_after(not_before + ROOT_VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(key, file.signature_hash(key))  # type: ignore[arg-type]  # the two hashes it returns are accepted ones
     )

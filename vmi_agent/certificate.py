@@ -1,4 +1,4 @@
-"""The leaf, octet by octet (RFC 5280, 4.1).
+"""Certificates, octet by octet (RFC 5280, 4.1).
 
 The to-be-signed certificate is laid out by hand for two reasons: subject and public key go in exactly as they stand in
 the CSR, whatever string types and point formats it uses, and the TBS exists, and can be recorded, before any key is
@@ -8,14 +8,13 @@ with openssl.
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from protocol import der
-from vmi_agent.profile import Approved
 
 SERIAL_OCTETS = 17
 _VERSION_3 = bytes.fromhex("a003020102")
@@ -25,19 +24,21 @@ _UTC_TIME, _GENERALIZED_TIME, _CONTEXT_3 = 0x17, 0x18, 0xA3
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """What of the issuing CA goes into every leaf.
+    """What of the issuing CA goes into every certificate that it issues.
 
     Attributes:
         name: its subject as a DER Name.
         signature_algorithm: the DER AlgorithmIdentifier of what its key signs with.
         key_identifier: its subject key identifier.
-        not_after: where its own validity ends; no leaf's ends later.
+        not_after: where its own validity ends; no certificate of its own ends later.
+        pointers: whole extensions, in DER, that say where its CRL, OCSP responder and certificate are.
     """
 
     name: bytes
     signature_algorithm: bytes
     key_identifier: bytes
     not_after: datetime
+    pointers: tuple[bytes, ...] = ()
 
 
 def new_serial() -> bytes:
@@ -45,32 +46,37 @@ def new_serial() -> bytes:
     return bytes((1 + secrets.randbelow(0x7F),)) + secrets.token_bytes(SERIAL_OCTETS - 1)
 
 
-def leaf_tbs(approved: Approved, issuer: Issuer, serial: bytes, not_before: datetime, not_after: datetime) -> bytes:
-    """Return the DER of the leaf's TBSCertificate.
+def certificate_tbs(
+    issuer: Issuer,
+    serial: bytes,
+    not_before: datetime,
+    not_after: datetime,
+    subject: bytes,
+    public_key_info: bytes,
+    extensions: Sequence[bytes],
+) -> bytes:
+    """Return the DER of a TBSCertificate, version 3.
 
     Args:
         serial: from `new_serial`.
         not_before, not_after: aware UTC times, whole seconds.
+        subject, public_key_info: a DER Name and a SubjectPublicKeyInfo, which go in as they are.
+        extensions: whole ones, from `extension`; the two key identifiers are added to them.
     """
-    extensions = [
-        _BASIC_CONSTRAINTS,
-        _KEY_USAGE[approved.key_encipherment],
-        _EXTENDED_KEY_USAGE,
-        _extension(x509.SubjectKeyIdentifier(key_identifier(approved.csr.public_key_info))),
-        _extension(x509.AuthorityKeyIdentifier(issuer.key_identifier, None, None)),
-    ]
-    if approved.subject_alt_name is not None:
-        extensions.append(_encode_extension(x509.SubjectAlternativeName.oid, approved.subject_alt_name))
+    identifiers = (
+        extension(x509.SubjectKeyIdentifier(key_identifier(public_key_info))),
+        extension(x509.AuthorityKeyIdentifier(issuer.key_identifier, None, None)),
+    )
     return der.wrap(
         der.SEQUENCE,
         _VERSION_3,
         der.wrap(der.INTEGER, serial),
         issuer.signature_algorithm,
         issuer.name,
-        der.wrap(der.SEQUENCE, _time(not_before), _time(not_after)),
-        approved.csr.subject,
-        approved.csr.public_key_info,
-        der.wrap(_CONTEXT_3, der.wrap(der.SEQUENCE, *extensions)),
+        der.wrap(der.SEQUENCE, time(not_before), time(not_after)),
+        subject,
+        public_key_info,
+        der.wrap(_CONTEXT_3, der.wrap(der.SEQUENCE, *extensions, *identifiers)),
     )
 
 
@@ -90,40 +96,31 @@ def key_identifier(public_key_info: bytes) -> bytes:
     return hashlib.sha256(bit_string[start + 1 : end]).digest()[:20]
 
 
-def _time(moment: datetime) -> bytes:
-    # RFC 5280, 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
+def time(moment: datetime) -> bytes:
+    """Return a Time (RFC 5280, 4.1.2.5): UTCTime through 2049, GeneralizedTime from 2050."""
     if moment.year < 2050:
         return der.wrap(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
     return der.wrap(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
 
 
-def _extension(value: x509.ExtensionType, critical: bool = False) -> bytes:
-    return _encode_extension(value.oid, value.public_bytes(), critical)
+def extension(value: x509.ExtensionType, critical: bool = False) -> bytes:
+    """Return one Extension (RFC 5280, 4.1)."""
+    return encode_extension(value.oid, value.public_bytes(), critical)
 
 
-def _encode_extension(oid: x509.ObjectIdentifier, value: bytes, critical: bool = False) -> bytes:
-    """Return one Extension (RFC 5280, 4.1). DER leaves out a `critical` that is FALSE."""
-    arc = oid.dotted_string.removeprefix("2.5.29.")  # id-ce: all that a leaf carries lies under it
-    identifier = der.wrap(der.OBJECT_IDENTIFIER, b"\x55\x1d" + bytes((int(arc),)))
-    return der.wrap(der.SEQUENCE, identifier, _TRUE if critical else b"", der.wrap(der.OCTET_STRING, value))
+def encode_extension(oid: x509.ObjectIdentifier, value: bytes, critical: bool = False) -> bytes:
+    """Return one Extension with a value that is DER already."""
+    # DER leaves out a `critical` that is FALSE.
+    return der.wrap(der.SEQUENCE, object_identifier(oid), _TRUE if critical else b"", der.wrap(der.OCTET_STRING, value))
 
 
-def _key_usage(key_encipherment: bool) -> bytes:
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=key_encipherment,
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return _extension(usage, critical=True)
-
-
-# The same in every leaf, so encoded once.
-_BASIC_CONSTRAINTS = _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-_KEY_USAGE = {wanted: _key_usage(wanted) for wanted in (False, True)}
-_EXTENDED_KEY_USAGE = _extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+def object_identifier(oid: x509.ObjectIdentifier) -> bytes:
+    """Return an OBJECT IDENTIFIER (X.690, 8.19)."""
+    first, second, *others = (int(arc) for arc in oid.dotted_string.split("."))
+    octets = b""
+    for arc in (40 * first + second, *others):
+        digits = [arc & 0x7F]
+        while arc := arc >> 7:
+            digits.append(arc & 0x7F | 0x80)
+        octets += bytes(reversed(digits))
+    return der.wrap(der.OBJECT_IDENTIFIER, octets)

@@ -12,7 +12,7 @@ from protocol.errors import ErrorCode
 from protocol.records import SignCsr
 from vmi_agent import key_policy
 from vmi_agent.authority import Authority
-from vmi_agent.certificate import assemble, leaf_tbs, new_serial
+from vmi_agent.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.csr import check_possession, parse
 from vmi_agent.errors import Refused, SelfCheckFailed
 from vmi_agent.ledger import Ledger
@@ -93,7 +93,15 @@ class Issuing:
         serial = new_serial()
         return Intent(
             serial=serial,
-            tbs=leaf_tbs(approved, issuer, serial, not_before, not_after),
+            tbs=certificate_tbs(
+                issuer,
+                serial,
+                not_before,
+                not_after,
+                approved.csr.subject,
+                approved.csr.public_key_info,
+                (*approved.extensions, *issuer.pointers),
+            ),
             root_generation=self._authority.generation,
             profile=self._profile.name,
             user=request.user,

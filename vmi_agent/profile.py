@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from protocol.errors import ErrorCode
+from vmi_agent.certificate import encode_extension, extension
 from vmi_agent.csr import Csr
 from vmi_agent.errors import Refused
 
@@ -52,15 +53,13 @@ class Approved:
 
     Attributes:
         subject_text: the subject as RFC 4514 writes it, for lists.
-        subject_alt_name: the DER of the SubjectAltName value, or None.
-        key_encipherment: the leaf's key usage has it beside digitalSignature (RSA only).
+        extensions: what is stamped beside the key identifiers, whole extensions in DER.
     """
 
     csr: Csr
     profile: Profile
     subject_text: str
-    subject_alt_name: bytes | None
-    key_encipherment: bool
+    extensions: tuple[bytes, ...]
 
 
 def approve(csr: Csr, profile: Profile, issuer_name: bytes) -> Approved:
@@ -75,16 +74,14 @@ def approve(csr: Csr, profile: Profile, issuer_name: bytes) -> Approved:
     if csr.subject == issuer_name:
         raise _refuse("The subject is the CA's own. Name the console in it.")
     subject_text = _judge_subject(csr.request)
-    extensions = _requested_extensions(csr.request)
-    subject_alt_name = None
-    for extension in extensions:
-        match extension.value:
+    stamped = [_BASIC_CONSTRAINTS, _KEY_USAGE[isinstance(csr.request.public_key(), rsa.RSAPublicKey)], _CLIENT_AUTH]
+    for wish in _requested_extensions(csr.request):
+        match wish.value:
             case x509.SubjectAlternativeName() as names:
-                subject_alt_name = _judge_names(names, profile)
-            case wish:
-                _judge_wish(wish)
-    key_encipherment = isinstance(csr.request.public_key(), rsa.RSAPublicKey)
-    return Approved(csr, profile, subject_text, subject_alt_name, key_encipherment)
+                stamped.append(encode_extension(names.oid, _judge_names(names, profile)))
+            case other:
+                _judge_wish(other)
+    return Approved(csr, profile, subject_text, tuple(stamped))
 
 
 def _refuse(text: str) -> Refused:
@@ -162,3 +159,24 @@ def _judge_wish(wish: x509.ExtensionType) -> None:
             raise _refuse(
                 f"The CSR asks for the extension {wish.oid.dotted_string}, which is not granted. Leave it out."
             )
+
+
+def _key_usage(key_encipherment: bool) -> bytes:
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=key_encipherment,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return extension(usage, critical=True)
+
+
+# The same in every leaf, so encoded once.
+_BASIC_CONSTRAINTS = extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+_KEY_USAGE = {wanted: _key_usage(wanted) for wanted in (False, True)}
+_CLIENT_AUTH = extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
-KEY_TYPES = ("p256", "p384", "rsa2048", "rsa3072", "rsa4096", "ed25519", "mldsa65")
+KEY_TYPES = ("p256", "p384", "rsa2048", "rsa3072", "rsa4096", "ed25519", "mldsa44", "mldsa65", "mldsa87")
 DEFAULT_KEY_TYPE = "p384"
 
 
@@ -20,4 +20,9 @@ class Custody(Protocol):
         """The key's public half."""
 
     def sign(self, tbs: bytes) -> bytes:
-        """Return the signature over `tbs`, as a certificate's signatureValue has it. Any thread may call this."""
+        """Return the signature over `tbs`, as a certificate's signatureValue has it, with the algorithm that
+        `algorithms.signature_algorithm` gives for the key. Any thread may call this.
+
+        Raises:
+            CustodyError: the key cannot be reached now; nothing was signed.
+        """

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
@@ -12,6 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 
 from runtime.files import FileRefused, read_secret
 from vmi_agent.custody import CustodyError
+from vmi_agent.custody.algorithms import hash_of
+
+_HASHES_ITSELF = (ed25519.Ed25519PrivateKey, mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey, mldsa.MLDSA87PrivateKey)
 
 
 class FileCustody:
@@ -19,42 +22,31 @@ class FileCustody:
 
     Args:
         key: of one of `KEY_TYPES`.
+
+    Raises:
+        CustodyError: it is of another kind.
     """
 
     def __init__(self, key: CertificateIssuerPrivateKeyTypes) -> None:
         self._key = key
+        self._public_key = key.public_key()
+        self._hash = hash_of(self._public_key)
 
     @property
     def public_key(self) -> CertificateIssuerPublicKeyTypes:
         """The key's public half."""
-        return self._key.public_key()
-
-    @property
-    def private_key(self) -> CertificateIssuerPrivateKeyTypes:
-        """The key itself, for signing the CA's own root."""
-        return self._key
+        return self._public_key
 
     def sign(self, tbs: bytes) -> bytes:
         """Return the signature over `tbs`, as it stands in a certificate's signatureValue."""
-        match self._key:
-            case ec.EllipticCurvePrivateKey() as key:
-                return key.sign(tbs, ec.ECDSA(_hash(key)))
-            case rsa.RSAPrivateKey() as key:
-                return key.sign(tbs, padding.PKCS1v15(), _hash(key))
-            case ed25519.Ed25519PrivateKey() | mldsa.MLDSA65PrivateKey() as key:
-                return key.sign(tbs)
-            case key:
-                raise CustodyError(f"a CA key of the kind {type(key).__name__} is not supported")
-
-
-def signature_hash(key: CertificateIssuerPrivateKeyTypes) -> hashes.HashAlgorithm | None:
-    """Return the hash that a CA key signs with; None where the algorithm brings its own."""
-    return _hash(key) if isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)) else None
-
-
-def _hash(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> hashes.HashAlgorithm:
-    strong = key.key_size == 384 or key.key_size >= 4096
-    return hashes.SHA384() if strong else hashes.SHA256()
+        key, hash_algorithm = self._key, self._hash
+        if hash_algorithm is None:
+            assert isinstance(key, _HASHES_ITSELF)  # no other kind has no hash
+            return key.sign(tbs)
+        if isinstance(key, rsa.RSAPrivateKey):
+            return key.sign(tbs, padding.PKCS1v15(), hash_algorithm)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)  # the one kind that is left
+        return key.sign(tbs, ec.ECDSA(hash_algorithm))
 
 
 def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
@@ -68,8 +60,12 @@ def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(key_type.removeprefix("rsa")))
         case "ed25519":
             return ed25519.Ed25519PrivateKey.generate()
+        case "mldsa44":
+            return mldsa.MLDSA44PrivateKey.generate()
         case "mldsa65":
             return mldsa.MLDSA65PrivateKey.generate()
+        case "mldsa87":
+            return mldsa.MLDSA87PrivateKey.generate()
     raise ValueError(f"unknown key type {key_type!r}")
 
 
