@@ -1,25 +1,19 @@
-"""The CA itself: a key in custody and its self-signed root, one pair per root generation.
+"""The CA as the agent uses it: for each root generation a key in custody, and the certificates above the leaves."""
 
-    STATE/ca/1/key.pem      0600
-    STATE/ca/1/root.pem     the trust anchor of generation 1
-
-A generation's directory is filled under another name and then renamed: it is there whole or not at all.
-"""
-
-import os
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from protocol import der
-from runtime.files import sync_directory
-from vmi_agent.ca_certificates import self_signed_root
-from vmi_agent.certificate import Issuer
-from vmi_agent.custody import Custody, CustodyError, file
+from vmi_agent import ca_store
+from vmi_agent.certificate import Issuer, extension
+from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody.algorithms import signature_algorithm
+from vmi_agent.custody.opening import Access, has_key, open_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,96 +22,186 @@ class Authority:
 
     Attributes:
         generation: of its root, from 1.
-        root: the trust anchor.
-        root_der: the same, in DER.
-        issuer: what of it goes into every leaf.
+        certificates: the CA's own, that of the key first, trust anchor last; one where the root signs leaves itself.
+        crosses: cross-certificates with the generation before, in DER.
+        chain: `certificates` in DER.
+        issuer: what of it goes into every certificate that it issues.
         custody: signs for it.
     """
 
     generation: int
-    root: x509.Certificate
-    root_der: bytes
+    certificates: tuple[x509.Certificate, ...]
+    crosses: tuple[bytes, ...]
+    chain: tuple[bytes, ...]
     issuer: Issuer
     custody: Custody
 
     @property
-    def chain(self) -> tuple[bytes, ...]:
-        """The CA's certificates in DER, issuing CA first, root last. The root signs leaves itself."""
-        return (self.root_der,)
+    def certificate(self) -> x509.Certificate:
+        """The one whose key signs."""
+        return self.certificates[0]
+
+    @property
+    def root(self) -> x509.Certificate:
+        """The trust anchor."""
+        return self.certificates[-1]
 
 
 def exists(state_dir: Path) -> bool:
     """Return whether the state directory holds a CA."""
-    return bool(_generations(state_dir))
+    return bool(ca_store.generations(state_dir))
 
 
-def create(state_dir: Path, key_type: str, now: datetime) -> Authority:
-    """Make a key and a root, as the next generation, and store both durably.
+def load(state_dir: Path, generation: int, access: Access, publish_at: str | None = None) -> Authority:
+    """Read one generation.
 
     Args:
-        key_type: one of `custody.KEY_TYPES`.
-        now: aware UTC time.
-    """
-    generation = max(_generations(state_dir), default=0) + 1
-    key = file.make_key(key_type)
-    ca_dir = state_dir / "ca"
-    ca_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    staging = ca_dir / f".{generation}.new"
-    if staging.exists():  # a creation that was killed; nothing ever used what it left
-        shutil.rmtree(staging)
-    staging.mkdir(mode=0o700)
-    file.store(key, staging / "key.pem")
-    root = self_signed_root(file.FileCustody(key), generation, now)
-    with open(staging / "root.pem", "wb") as out:
-        out.write(root.public_bytes(serialization.Encoding.PEM))
-        out.flush()
-        os.fsync(out.fileno())
-    sync_directory(staging)
-    staging.rename(ca_dir / str(generation))
-    sync_directory(ca_dir)
-    return load(state_dir)
-
-
-def load(state_dir: Path) -> Authority:
-    """Read the newest generation.
+        publish_at: the URL below which the proxy serves CRLs, OCSP and certificates; None where leaves name none.
 
     Raises:
-        CustodyError: there is none, its key may not be used, or key and root do not belong together.
+        CustodyError: its key may not be used, or key and certificate do not belong together.
     """
-    generation, root = newest_root(state_dir)
-    directory = state_dir / "ca" / str(generation)
-    custody = file.load(directory / "key.pem")
-    if root.public_key() != custody.public_key:
-        raise CustodyError(f"key and root in {directory} do not belong together. Restore both from one backup.")
-    return Authority(generation, root, root.public_bytes(serialization.Encoding.DER), _issuer(root), custody)
+    directory = ca_store.directory_of(state_dir, generation)
+    if not has_key(directory):
+        raise CustodyError(
+            f"generation {generation} of the CA was ephemeral: its key is gone. Start with --ephemeral-ca, or make a"
+            " lasting CA: vmi-agent ca rotate"
+        )
+    return assemble(state_dir, generation, open_key(directory, access), publish_at)
 
 
-def newest_root(state_dir: Path) -> tuple[int, x509.Certificate]:
-    """Return the newest generation and its root; the key is not looked at.
-
-    Raises:
-        CustodyError: there is none, or it cannot be read.
-    """
-    generations = _generations(state_dir)
-    if not generations:
-        raise CustodyError(f"no CA in {state_dir}. Make one: vmi-agent ca init --state-dir {state_dir}")
-    path = state_dir / "ca" / str(max(generations)) / "root.pem"
-    try:
-        return max(generations), x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CustodyError(f"root certificate {path} cannot be read: {error}. Restore it from a backup.") from error
-
-
-def _generations(state_dir: Path) -> list[int]:
-    ca_dir = state_dir / "ca"
-    return [int(entry.name) for entry in ca_dir.iterdir() if entry.name.isdecimal()] if ca_dir.is_dir() else []
-
-
-def _issuer(root: x509.Certificate) -> Issuer:
-    root_der = root.public_bytes(serialization.Encoding.DER)
-    return Issuer(
-        name=root.subject.public_bytes(),
-        signature_algorithm=der.children(root_der)[1],
-        key_identifier=root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
-        not_after=root.not_valid_after_utc,
+def assemble(state_dir: Path, generation: int, custody: Custody, publish_at: str | None) -> Authority:
+    """Put a key together with its certificates. Arguments and errors as for `load`."""
+    directory = ca_store.directory_of(state_dir, generation)
+    certificates = certificates_of(state_dir, generation)
+    if certificates[0].public_key() != custody.public_key:
+        raise CustodyError(f"key and certificate in {directory} do not belong together. Restore both from one backup.")
+    crosses = [
+        each.public_bytes(serialization.Encoding.DER)
+        for name in (ca_store.NEW_WITH_OLD_FILE, ca_store.OLD_WITH_NEW_FILE)
+        if (directory / name).exists()
+        for each in ca_store.read_certificates(directory / name)
+    ]
+    return Authority(
+        generation=generation,
+        certificates=certificates,
+        crosses=tuple(crosses),
+        chain=tuple(each.public_bytes(serialization.Encoding.DER) for each in certificates),
+        issuer=issuer_of(certificates[0], _pointers(publish_at, generation)),
+        custody=custody,
     )
+
+
+def certificates_of(state_dir: Path, generation: int) -> tuple[x509.Certificate, ...]:
+    """Return the CA's certificates of one generation, root last; no key is looked at.
+
+    Raises:
+        CustodyError: they cannot be read.
+    """
+    directory = ca_store.directory_of(state_dir, generation)
+    issuing = directory / ca_store.ISSUING_FILE
+    between = ca_store.read_certificates(issuing) if issuing.exists() else []
+    return (*between, *ca_store.read_certificates(directory / ca_store.ROOT_FILE))
+
+
+def issuer_of(certificate: x509.Certificate, pointers: tuple[bytes, ...] = ()) -> Issuer:
+    """Return what of a CA certificate goes into those that it issues."""
+    return Issuer(
+        name=certificate.subject.public_bytes(),
+        signature_algorithm=signature_algorithm(certificate.public_key()),
+        key_identifier=certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
+        not_after=certificate.not_valid_after_utc,
+        pointers=pointers,
+    )
+
+
+def _pointers(publish_at: str | None, generation: int) -> tuple[bytes, ...]:
+    """Return the CRL distribution point and authority information access extensions (RFC 5280, 4.2.1.13, 4.2.2.1)."""
+    if publish_at is None:
+        return ()
+    base = publish_at.rstrip("/")
+    crl = x509.UniformResourceIdentifier(f"{base}/{generation}.crl")
+    access = {
+        AuthorityInformationAccessOID.OCSP: f"{base}/ocsp",
+        AuthorityInformationAccessOID.CA_ISSUERS: f"{base}/{generation}.p7c",
+    }
+    return (
+        extension(x509.CRLDistributionPoints([x509.DistributionPoint([crl], None, None, None)])),
+        extension(
+            x509.AuthorityInformationAccess(
+                [x509.AccessDescription(oid, x509.UniformResourceIdentifier(url)) for oid, url in access.items()]
+            )
+        ),
+    )
+
+
+class Generations:
+    """The generations of the CA that a running agent signs with.
+
+    The newest one issues; the older ones go on making CRLs and OCSP answers until their root ends.
+
+    Args:
+        state_dir, access, publish_at: as for `load`.
+        ephemeral: the current one, whose key is in memory only.
+        tell: is told of an older generation that cannot be used.
+
+    Raises:
+        CustodyError: the newest one cannot be used.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        access: Access,
+        publish_at: str | None,
+        now: datetime,
+        tell: Callable[[int, str], None],
+        ephemeral: Authority | None = None,
+    ) -> None:
+        self._state_dir = state_dir
+        self._access = access
+        self._publish_at = publish_at
+        self._tell = tell
+        self._by_number: dict[int, Authority] = {}
+        if ephemeral is None:
+            newest = ca_store.newest(state_dir)
+            ephemeral = load(state_dir, newest, access, publish_at)
+        self.current = ephemeral
+        self._by_number[ephemeral.generation] = ephemeral
+        for generation in ca_store.generations(state_dir):
+            if generation not in self._by_number:
+                self._add_older(generation, now)
+
+    def get(self, generation: int) -> Authority | None:
+        """Return a generation that signs CRLs, or None."""
+        return self._by_number.get(generation)
+
+    def all(self) -> list[Authority]:
+        """Return all of them, oldest first."""
+        return [self._by_number[number] for number in sorted(self._by_number)]
+
+    def look_for_newer(self) -> bool:
+        """Take a generation into use that was made since; return whether there was one.
+
+        Raises:
+            CustodyError: it cannot be used. The one before goes on.
+        """
+        newest = ca_store.newest(self._state_dir)
+        if newest <= self.current.generation:
+            return False
+        authority = load(self._state_dir, newest, self._access, self._publish_at)
+        # A new dictionary: other threads may be looking at the old one.
+        self._by_number = self._by_number | {newest: authority}
+        self.current = authority
+        return True
+
+    def _add_older(self, generation: int, now: datetime) -> None:
+        if not has_key(ca_store.directory_of(self._state_dir, generation)):
+            return  # it was ephemeral, and with its key went its CRLs
+        try:
+            authority = load(self._state_dir, generation, self._access, self._publish_at)
+        except CustodyError as error:
+            self._tell(generation, str(error))
+            return
+        if authority.certificate.not_valid_after_utc > now:
+            self._by_number[generation] = authority

@@ -1,4 +1,6 @@
-"""The CA's own certificates: its self-signed root, and the cross-certificates between two roots (RFC 4210, 4.4)."""
+"""The CA's own certificates: its self-signed root, the cross-certificates between two roots (RFC 4210, 4.4), its OCSP
+responder's, and the CSR of an issuing CA.
+"""
 
 from datetime import datetime, timedelta
 
@@ -6,14 +8,26 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
-from vmi_agent.certificate import Issuer, assemble, certificate_tbs, extension, key_identifier, new_serial
+from protocol import der
+from vmi_agent.certificate import (
+    Issuer,
+    assemble,
+    certificate_tbs,
+    extension,
+    key_identifier,
+    new_serial,
+    object_identifier,
+)
 from vmi_agent.custody import Custody
 from vmi_agent.custody.algorithms import signature_algorithm
 
 ROOT_VALIDITY = timedelta(days=20 * 365)
 BACK_DATE = timedelta(minutes=5)
+_VERSION_1, _SET, _CONTEXT_0 = bytes.fromhex("020100"), 0x31, 0xA0
 # Room for one issuing CA, or a cross-certificate, between root and leaf.
 _ROOT_PATH_LENGTH = 1
+
+_EXTENSION_REQUEST = x509.ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985, 5.4.2
 
 _USAGE = x509.KeyUsage(
     digital_signature=False,
@@ -78,6 +92,30 @@ def cross_certificate(subject: x509.Certificate, issuer: Issuer, custody: Custod
     not_before = max(now.replace(microsecond=0) - BACK_DATE, subject.not_valid_before_utc)
     not_after = min(issuer.not_after, subject.not_valid_after_utc)
     return _ca_certificate(issuer, custody, not_before, not_after, subject.subject.public_bytes(), key_info, 0)
+
+
+def issuing_ca_request(custody: Custody, name: x509.Name) -> x509.CertificateSigningRequest:
+    """Return a CSR (RFC 2986) for an issuing CA, asking for what it needs.
+
+    Raises:
+        CustodyError: the key cannot sign.
+    """
+    wishes = der.wrap(
+        der.SEQUENCE,
+        extension(x509.BasicConstraints(ca=True, path_length=0), critical=True),
+        extension(_USAGE, critical=True),
+    )
+    attribute = der.wrap(der.SEQUENCE, object_identifier(_EXTENSION_REQUEST), der.wrap(_SET, wishes))
+    info = der.wrap(
+        der.SEQUENCE,
+        _VERSION_1,
+        name.public_bytes(),
+        public_key_info(custody),
+        der.wrap(_CONTEXT_0, attribute),
+    )
+    signature = der.wrap(der.BIT_STRING, b"\0", custody.sign(info))
+    request = der.wrap(der.SEQUENCE, info, signature_algorithm(custody.public_key), signature)
+    return x509.load_der_x509_csr(request)
 
 
 def public_key_info(custody: Custody) -> bytes:

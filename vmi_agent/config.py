@@ -1,10 +1,53 @@
-"""The agent's configuration: one frozen value, judged when it is made."""
+"""The agent's configuration: frozen values, judged when they are made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from runtime.descriptions import LOCAL_ENDPOINTS, has_tls, is_local
 from runtime.errors import ConfigError
+from vmi_agent.custody.opening import Access
+from vmi_agent.upkeep import AnchorTo
+
+
+@dataclass(frozen=True, slots=True)
+class PublishingConfig:
+    """What the CA publishes beside leaves.
+
+    Attributes:
+        publish_at: the URL below which a proxy serves it; None where leaves name none.
+        crl_validity: from thisUpdate to nextUpdate of a CRL.
+        crl_period: how often one is made anew; shorter than `crl_validity`.
+
+    Raises:
+        ConfigError: a value is refused.
+    """
+
+    publish_at: str | None
+    crl_validity: timedelta
+    crl_period: timedelta
+
+    def __post_init__(self) -> None:
+        if self.publish_at is not None:
+            url = urlsplit(self.publish_at)
+            is_plain = self.publish_at.isascii() and self.publish_at.isprintable() and " " not in self.publish_at
+            if (
+                url.scheme != "http"
+                or not url.hostname
+                or url.query
+                or url.fragment
+                or "@" in url.netloc
+                or not is_plain
+            ):
+                raise ConfigError(
+                    f"--publish-at {self.publish_at!r} is refused. Accepted: an http: URL without query, such as"
+                    " http://bmc.example.com/pki (http, as who checks a certificate cannot check another one first:"
+                    " RFC 5280, 8)."
+                )
+        if self.crl_period >= self.crl_validity:
+            hours = self.crl_validity // timedelta(hours=1)
+            raise ConfigError(f"--crl-period-hours must be less than --crl-validity-hours, which is {hours}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +62,11 @@ class Config:
         window: how many unanswered requests one connection may have.
         max_requests: how many requests are under way or waiting, over all connections.
         key_type: of the CA that is made where there is none.
+        ephemeral_ca: make a new root at this start, whose key is in memory only.
+        access: opens the CA's keys.
+        publishing: CRLs and where they are.
+        anchor_to: where the audit's head is written down.
+        keep_expired: how long certificates are kept after their end; None for ever.
 
     Raises:
         ConfigError: a value is refused.
@@ -31,6 +79,11 @@ class Config:
     window: int
     max_requests: int
     key_type: str
+    ephemeral_ca: bool
+    access: Access = field(repr=False)
+    publishing: PublishingConfig
+    anchor_to: AnchorTo
+    keep_expired: timedelta | None
 
     def __post_init__(self) -> None:
         if not self.listen:

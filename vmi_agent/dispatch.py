@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from protocol.errors import ErrorCode
 from protocol.records import Answer, Chain, Error, SignCsr, Signed
-from vmi_agent.authority import Authority
+from vmi_agent.audit import Event
+from vmi_agent.authority import Generations
+from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, NotWanted, Refused
-from vmi_agent.issuing import Issuing
+from vmi_agent.issuing import Issuing, milliseconds
+from vmi_agent.ledger import Ledger
+from vmi_agent.ocsp import OcspResponder
+from vmi_agent.publishing import RevocationLists
 
 FAILED_RETRY_AFTER_MS = 5_000
 
@@ -25,19 +31,37 @@ class Dispatch:
     """Answers requests.
 
     Args:
-        authority: the CA whose chain is told.
+        generations: the CA whose chain is told.
         issuing: signs.
+        lists: the CRLs.
+        responder: answers OCSP requests.
+        ledger: its audit is told of what is refused; of what is signed, `issuing` tells it.
+        now: returns the aware UTC time.
         report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads.
     """
 
-    def __init__(self, authority: Authority, issuing: Issuing, report: Callable[[BaseException, bytes], None]) -> None:
-        self._authority = authority
+    def __init__(
+        self,
+        generations: Generations,
+        issuing: Issuing,
+        lists: RevocationLists,
+        responder: OcspResponder,
+        ledger: Ledger,
+        now: Callable[[], datetime],
+        report: Callable[[BaseException, bytes], None],
+    ) -> None:
+        self._generations = generations
         self._issuing = issuing
+        self._lists = lists
+        self._responder = responder
+        self._ledger = ledger
+        self._now = now
         self._report = report
 
     def chain(self) -> Chain:
         """Return the CA's certificates. Does not block."""
-        return Chain(self._authority.generation, self._authority.chain)
+        authority = self._generations.current
+        return Chain(authority.generation, authority.chain)
 
     def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
         """Return the answer to a SIGN_CSR, and what to log of it. Blocks; never raises.
@@ -48,22 +72,41 @@ class Dispatch:
             still_wanted: as for `Issuing.issue`.
         """
         try:
-            issued = self._issuing.issue(request, still_wanted)
-        except Refused as refused:
-            return _not_signed(Error(refused.code, retryable=False, retry_after_ms=0, text=refused.text))
-        except NotWanted as unwanted:
-            text = "The asker gave up before a signature."
-            return _not_signed(Error(unwanted.code, retryable=True, retry_after_ms=0, text=text))
+            return self._signed_or_refused(request, csr_sha256, still_wanted)
         except LedgerUnavailable as error:
             self._report(error, csr_sha256)
-            text = "The agent's ledger cannot be written. Nothing was issued."
-            return _not_signed(Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text))
+            return _failed("The agent's ledger cannot be written. Nothing was issued.")
+        except CustodyError as error:
+            self._report(error, csr_sha256)
+            return _failed("The CA's key cannot be used now. Nothing was issued.")
         except Exception as error:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
             self._report(error, csr_sha256)
-            text = "The agent failed. Its log says why."
-            return _not_signed(Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text))
-        signed = Signed(csr_sha256, self._authority.generation, issued.chain)
-        return Outcome(signed, "signed" if issued.is_new else "signed before", {"serial": issued.serial.hex()})
+            return _failed("The agent failed. Its log says why.")
+
+    def _signed_or_refused(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
+        try:
+            issued = self._issuing.issue(request, still_wanted)
+        except Refused as refused:
+            error = Error(refused.code, retryable=False, retry_after_ms=0, text=refused.text)
+        except NotWanted as unwanted:
+            error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
+        else:
+            signed = Signed(csr_sha256, issued.root_generation, issued.chain)
+            return Outcome(signed, "signed" if issued.is_new else "signed before", {"serial": issued.serial.hex()})
+        fields = {
+            "code": error.code.name,
+            "reason": error.text,
+            "user": request.user,
+            "method": request.method,
+            "address": request.address,
+            "csr_sha256": csr_sha256.hex(),
+        }
+        self._ledger.note(Event("refused", milliseconds(self._now()), fields))
+        return _not_signed(error)
+
+
+def _failed(text: str) -> Outcome:
+    return _not_signed(Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text))
 
 
 def _not_signed(error: Error) -> Outcome:

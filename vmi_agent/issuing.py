@@ -14,6 +14,7 @@ from vmi_agent import key_policy
 from vmi_agent.authority import Authority
 from vmi_agent.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.csr import check_possession, parse
+from vmi_agent.custody import CustodyError
 from vmi_agent.errors import Refused, SelfCheckFailed
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
@@ -26,27 +27,33 @@ class Issued:
 
     Attributes:
         serial: of the leaf.
+        root_generation: that the chain ends in.
         chain: in DER, leaf first, root last.
         is_new: it was signed for this request.
     """
 
     serial: bytes
+    root_generation: int
     chain: tuple[bytes, ...]
     is_new: bool
 
 
 class Issuing:
-    """Issues under one CA into one ledger. `issue` blocks on the disk and on the key: call it from a worker thread.
+    """Issues under the CA's newest generation into one ledger.
+
+    `issue` blocks on the disk and on the key: call it from a worker thread.
 
     Args:
-        authority: the CA.
+        current: returns the CA as it is now.
         ledger: where intents and signatures are recorded.
         profile: what leaves are.
         now: returns the aware UTC time.
     """
 
-    def __init__(self, authority: Authority, ledger: Ledger, profile: Profile, now: Callable[[], datetime]) -> None:
-        self._authority = authority
+    def __init__(
+        self, current: Callable[[], Authority], ledger: Ledger, profile: Profile, now: Callable[[], datetime]
+    ) -> None:
+        self._current = current
         self._ledger = ledger
         self._profile = profile
         self._now = now
@@ -62,31 +69,38 @@ class Issuing:
             Refused: the request was judged and refused.
             NotWanted: from `still_wanted`; nothing was recorded.
             LedgerUnavailable: nothing may be answered.
+            CustodyError: the key cannot be reached now; nothing was signed.
             SelfCheckFailed: as its docstring says.
         """
+        authority = self._current()  # one and the same from here on, whatever happens to the CA meanwhile
         csr = parse(request.csr)
         key_policy.check(csr)
         check_possession(csr)
-        approved = approve(csr, self._profile, self._authority.issuer.name)
+        approved = approve(csr, self._profile, authority.issuer.name)
 
-        intent = self._intent(request, approved)
+        intent = self._intent(request, approved, authority)
         still_wanted()
         match self._ledger.record_intent(intent):
             case AlreadyIssued(serial, tbs, signature):
-                return Issued(serial, (assemble(tbs, signature), *self._authority.chain), is_new=False)
+                leaf = assemble(tbs, signature)
+                return Issued(serial, authority.generation, (leaf, *authority.chain), is_new=False)
             case Conflict():
                 text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
                 raise Refused(ErrorCode.REQUEST_CONFLICT, text)
 
-        signature = self._authority.custody.sign(intent.tbs)
+        signature = authority.custody.sign(intent.tbs)
         leaf = assemble(intent.tbs, signature)
-        self._check(leaf, approved)
-        self._ledger.record_signature(Signature(intent.serial, signature, _milliseconds(self._now())))
-        return Issued(intent.serial, (leaf, *self._authority.chain), is_new=True)
+        _check(leaf, approved, authority)
+        self._ledger.record_signature(
+            Signature(intent.serial, signature, milliseconds(self._now()), sha256(leaf).digest(), intent.not_after)
+        )
+        return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new=True)
 
-    def _intent(self, request: SignCsr, approved: Approved) -> Intent:
-        issuer = self._authority.issuer
+    def _intent(self, request: SignCsr, approved: Approved, authority: Authority) -> Intent:
+        issuer = authority.issuer
         now = self._now()
+        if now >= issuer.not_after:
+            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: vmi-agent ca rotate")
         not_before = now.replace(microsecond=0) - self._profile.back_date
         # notAfter is the last valid second (RFC 5280, 4.1.2.5).
         not_after = min(not_before + self._profile.validity - timedelta(seconds=1), issuer.not_after)
@@ -102,7 +116,7 @@ class Issuing:
                 approved.csr.public_key_info,
                 (*approved.extensions, *issuer.pointers),
             ),
-            root_generation=self._authority.generation,
+            root_generation=authority.generation,
             profile=self._profile.name,
             user=request.user,
             method=request.method,
@@ -113,22 +127,23 @@ class Issuing:
             subject=approved.subject_text,
             not_before=_seconds(not_before),
             not_after=_seconds(not_after),
-            recorded_ms=_milliseconds(now),
+            recorded_ms=milliseconds(now),
         )
 
-    def _check(self, leaf: bytes, approved: Approved) -> None:
-        """Read the leaf back with eyes that did not write it: signature, issuer, public key, validity."""
-        root = self._authority.root
-        try:
-            certificate = x509.load_der_x509_certificate(leaf)
-            certificate.verify_directly_issued_by(root)
-            same_key = certificate.public_key() == approved.csr.request.public_key()
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-            raise SelfCheckFailed(f"the leaf does not verify under the CA: {error!r}") from error
-        if not same_key or certificate.subject != approved.csr.request.subject:
-            raise SelfCheckFailed("the leaf's subject or public key is not the CSR's")
-        if certificate.not_valid_after_utc > root.not_valid_after_utc:
-            raise SelfCheckFailed("the leaf outlives its issuer")
+
+def _check(leaf: bytes, approved: Approved, authority: Authority) -> None:
+    """Read the leaf back with eyes that did not write it: signature, issuer, public key, validity."""
+    issuer = authority.certificate
+    try:
+        certificate = x509.load_der_x509_certificate(leaf)
+        certificate.verify_directly_issued_by(issuer)
+        same_key = certificate.public_key() == approved.csr.request.public_key()
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise SelfCheckFailed(f"the leaf does not verify under the CA: {error!r}") from error
+    if not same_key or certificate.subject != approved.csr.request.subject:
+        raise SelfCheckFailed("the leaf's subject or public key is not the CSR's")
+    if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
+        raise SelfCheckFailed("the leaf outlives its issuer")
 
 
 def utc_now() -> datetime:
@@ -140,5 +155,6 @@ def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def _milliseconds(moment: datetime) -> int:
+def milliseconds(moment: datetime) -> int:
+    """Return a time in milliseconds since 1970-01-01 UTC."""
     return int(moment.timestamp() * 1000)

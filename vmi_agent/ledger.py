@@ -1,35 +1,45 @@
 """The ledger's one writer, and why a certificate can be trusted to be in it.
 
 One thread writes. It takes whatever has piled up since its last commit into one transaction, so requests that arrive
-together share one sync of the disk; each caller waits until its own row is safe.
+together share one sync of the disk; each caller waits until its own row is safe. The audit's rows are written in the
+same transactions.
 """
 
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from vmi_agent import audit
+from vmi_agent.audit import Event
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger_rows import (
-    FILE_NAME,
+    AlreadyIssued,
     Intent,
     Outcome,
+    Recorded,
     Signature,
-    open_ledger,
-    prepare,
-    reason,
+    abandon_pending,
     record_intents,
     record_signatures,
 )
+from vmi_agent.ledger_schema import FILE_NAME, open_ledger, prepare, reason
+from vmi_agent.ledger_takeover import audit_of_before
 
 # The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
 MAX_BATCH = 256
 
-_Job = tuple[Intent, Future[Outcome]] | tuple[Signature, Future[None]]
+_Result = TypeVar("_Result")
+_Change = Callable[[Connection], Any]
+_Job = tuple[Intent | Signature | Event | _Change, Future[Any]]
 
 
 class Ledger:
@@ -37,23 +47,25 @@ class Ledger:
 
     Args:
         state_dir: where `ledger.sqlite` is, or will be.
+        now: aware UTC time of the opening, for the audit.
 
     Attributes:
         abandoned_at_start: how many intents an earlier process left without a signature.
 
     Raises:
-        LedgerUnavailable: it cannot be opened, or is of another version.
+        LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, now: datetime) -> None:
         self._path = state_dir / FILE_NAME
         self._engine = open_ledger(self._path, for_writing=True)
         try:
             with self._engine.begin() as connection:
-                self.abandoned_at_start = prepare(connection)
+                self.abandoned_at_start = _take_over(connection, now)
         except (SQLAlchemyError, LedgerUnavailable) as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
+        self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="ledger")
@@ -65,9 +77,8 @@ class Ledger:
         Raises:
             LedgerUnavailable: nothing was recorded.
         """
-        future: Future[Outcome] = Future()
-        self._jobs.put((intent, future))
-        return future.result()
+        outcome: Outcome = self._wait_for(intent)
+        return outcome
 
     def record_signature(self, signature: Signature) -> None:
         """Record, before the answer, the signature over a recorded intent; wait until it is on disk.
@@ -75,15 +86,64 @@ class Ledger:
         Raises:
             LedgerUnavailable: it may not be answered.
         """
+        self._wait_for(signature)
+
+    def note(self, event: Event) -> None:
+        """Add a row to the audit; wait until it is on disk.
+
+        Raises:
+            LedgerUnavailable: it is not there.
+        """
+        self._wait_for(event)
+
+    def note_later(self, event: Event, not_noted: Callable[[BaseException], None]) -> None:
+        """Add a row to the audit without waiting for it.
+
+        Args:
+            not_noted: told, in the writer's thread, where it could not be written.
+        """
         future: Future[None] = Future()
-        self._jobs.put((signature, future))
-        future.result()
+
+        def written(done: Future[None]) -> None:
+            error = done.exception()
+            if error is not None:
+                not_noted(error)
+
+        future.add_done_callback(written)
+        self._jobs.put((event, future))
+
+    def change(self, change: Callable[[Connection], _Result]) -> _Result:
+        """Run something in a transaction of its own; wait until what it wrote is on disk.
+
+        Raises:
+            LedgerUnavailable: nothing was written.
+        """
+        result: _Result = self._wait_for(change)
+        return result
+
+    def read(self, look: Callable[[Connection], _Result]) -> _Result:
+        """Look something up, in the thread of the caller.
+
+        Raises:
+            LedgerUnavailable: it cannot be read.
+        """
+        try:
+            with self._reader.begin() as connection:
+                return look(connection)
+        except SQLAlchemyError as error:
+            raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
 
     def close(self) -> None:
         """Write what is queued, then stop. Nothing may be recorded afterwards."""
         self._jobs.put(None)
         self._writer.join()
+        self._reader.dispose()
         self._engine.dispose()
+
+    def _wait_for(self, work: Intent | Signature | Event | _Change) -> Any:
+        future: Future[Any] = Future()
+        self._jobs.put((work, future))
+        return future.result()
 
     # The writer's thread
 
@@ -91,8 +151,12 @@ class Ledger:
         open_for_more = True
         while open_for_more:
             jobs, open_for_more = self._take_jobs()
-            if jobs:
-                self._commit(jobs)
+            joined = [job for job in jobs if not callable(job[0])]
+            if joined:
+                self._commit(joined)
+            for work, future in jobs:
+                if callable(work):
+                    self._commit_alone(work, future)
 
     def _take_jobs(self) -> tuple[list[_Job], bool]:
         """Wait for a job, then take all that are there; the flag is False once `close` was called."""
@@ -111,19 +175,94 @@ class Ledger:
     def _commit(self, jobs: Sequence[_Job]) -> None:
         signatures = [job[0] for job in jobs if isinstance(job[0], Signature)]
         intents = [job[0] for job in jobs if isinstance(job[0], Intent)]
+        events = [job[0] for job in jobs if isinstance(job[0], Event)]
+
+        def change(connection: Connection) -> list[Outcome]:
+            record_signatures(connection, signatures)
+            outcomes = record_intents(connection, intents)
+            told = (_event_of(intent, outcome) for intent, outcome in zip(intents, outcomes, strict=True))
+            audit.append(connection, [*map(_signed, signatures), *(each for each in told if each), *events])
+            return outcomes
+
+        try:
+            outcomes = iter(self._transact(change))
+        except LedgerUnavailable as error:
+            _fail((future for _, future in jobs), error)
+            return
+        for work, future in jobs:
+            future.set_result(next(outcomes) if isinstance(work, Intent) else None)
+
+    def _commit_alone(self, change: _Change, future: Future[Any]) -> None:
+        try:
+            result = self._transact(change)
+        except LedgerUnavailable as error:
+            _fail([future], error)
+        else:
+            future.set_result(result)
+
+    def _transact(self, change: Callable[[Connection], _Result]) -> _Result:
         try:
             self._check_file()
             with self._engine.begin() as connection:
-                record_signatures(connection, signatures)
-                outcomes = iter(record_intents(connection, intents))
-        except Exception as error:  # noqa: BLE001  # whatever it was, each waiting caller must hear of it
-            for _, future in jobs:
-                future.set_exception(LedgerUnavailable(reason(error)))
-            return
-        for work, future in jobs:
-            future.set_result(next(outcomes) if isinstance(work, Intent) else None)  # type: ignore[arg-type]  # as paired in _Job
+                return change(connection)
+        except Exception as error:  # whatever it was, each waiting caller must hear of it
+            raise LedgerUnavailable(reason(error)) from error
 
     def _check_file(self) -> None:
         """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
         if not os.path.samestat(os.stat(self._path), self._file):
             raise LedgerUnavailable(f"ledger {self._path} was replaced. Restart the agent on the right one.")
+
+
+def _fail(futures: Iterable[Future[Any]], error: LedgerUnavailable) -> None:
+    for future in futures:
+        # One each: an exception that several threads raise collects all their tracebacks.
+        future.set_exception(LedgerUnavailable(str(error)))
+
+
+def _take_over(connection: Connection, now: datetime) -> int:
+    now_ms = int(now.timestamp() * 1000)
+    had_no_audit = prepare(connection)
+    last_ms = audit.last_time_ms(connection)
+    if now_ms < last_ms:
+        was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
+        raise LedgerUnavailable(
+            f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
+            " clock; where it was the old time that was wrong: vmi-agent audit accept-clock"
+        )
+    if had_no_audit:
+        audit.append(connection, audit_of_before(connection, now_ms))
+    abandoned = abandon_pending(connection)
+    if abandoned:
+        audit.append(connection, [Event("intents abandoned", now_ms, {"count": abandoned})])
+    return abandoned
+
+
+def _event_of(intent: Intent, outcome: Outcome) -> Event | None:
+    """Return what the audit says of an intent's outcome; a conflict is told as the refusal that it leads to."""
+    requester = {"user": intent.user, "method": intent.method, "address": intent.address}
+    match outcome:
+        case Recorded():
+            fields = {
+                "serial": intent.serial.hex(),
+                "subject": intent.subject,
+                **requester,
+                "profile": intent.profile,
+                "root_generation": intent.root_generation,
+                "csr_sha256": intent.csr_sha256.hex(),
+                "tbs_sha256": sha256(intent.tbs).hexdigest(),
+            }
+            return Event("signing", intent.recorded_ms, fields)
+        case AlreadyIssued(serial=serial):
+            fields = {"serial": serial.hex(), **requester, "csr_sha256": intent.csr_sha256.hex()}
+            return Event("signed before", intent.recorded_ms, fields)
+    return None
+
+
+def _signed(signature: Signature) -> Event:
+    fields = {
+        "serial": signature.serial.hex(),
+        "certificate_sha256": signature.certificate_sha256.hex(),
+        "not_after": signature.not_after,
+    }
+    return Event("signed", signature.issued_ms, fields)

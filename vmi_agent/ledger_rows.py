@@ -1,80 +1,25 @@
-"""The ledger's rows: tables, what one transaction does to them, and reading them back (SQLite through SQLAlchemy Core).
+"""What one transaction of the ledger does to the rows of certificates.
 
 A certificate is not stored beside its TBS: the row holds the TBS from before the key was used and the signature from
 after, and `certificate.assemble` of the two is what was answered, so what was signed cannot differ from what was
 recorded.
-
-States of a row: pending (the intent), issued, abandoned (the process died in between; nothing was answered).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    create_engine,
-    event,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import SQLAlchemyError
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger_schema import idempotency, issuance
 
-FILE_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 1
 REPLAY_WINDOW_MS = 10 * 60 * 1000
-BUSY_TIMEOUT_S = 5.0
 
 PENDING, ISSUED, ABANDONED = "pending", "issued", "abandoned"
-
-_metadata = MetaData()
-_issuance = Table(
-    "issuance",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("serial", LargeBinary, nullable=False, unique=True),
-    Column("status", String, nullable=False),
-    Column("root_generation", Integer, nullable=False),
-    Column("profile", String, nullable=False),
-    Column("user", String, nullable=False),
-    Column("method", String, nullable=False),
-    Column("address", String, nullable=False),
-    Column("request_digest", LargeBinary, nullable=False),
-    Column("csr_sha256", LargeBinary, nullable=False),
-    Column("key_sha256", LargeBinary, nullable=False),
-    Column("subject", String, nullable=False),
-    Column("not_before", BigInteger, nullable=False),
-    Column("not_after", BigInteger, nullable=False),
-    Column("recorded_ms", BigInteger, nullable=False),
-    Column("issued_ms", BigInteger),
-    Column("tbs", LargeBinary, nullable=False),
-    Column("signature", LargeBinary),
-    Index("issuance_by_request", "request_digest", "recorded_ms"),
-)
-_idempotency = Table(
-    "idempotency",
-    _metadata,
-    Column("token", LargeBinary, primary_key=True),
-    Column("csr_sha256", LargeBinary, nullable=False),
-    Column("serial", LargeBinary, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +64,20 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The signature over a recorded intent's TBS, made at `issued_ms`, milliseconds since 1970-01-01 UTC."""
+    """The signature over a recorded intent's TBS.
+
+    Attributes:
+        value: as it stands in the certificate.
+        issued_ms: when it was made, in milliseconds since 1970-01-01 UTC.
+        certificate_sha256: over the certificate that the two make.
+        not_after: of the certificate, in seconds since 1970-01-01 UTC.
+    """
 
     serial: bytes
     value: bytes
     issued_ms: int
+    certificate_sha256: bytes
+    not_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +111,8 @@ def record_signatures(connection: Connection, signatures: Sequence[Signature]) -
     if not signatures:
         return
     statement = (
-        update(_issuance)
-        .where(_issuance.c.serial == bindparam("of_serial"), _issuance.c.status == PENDING)
+        update(issuance)
+        .where(issuance.c.serial == bindparam("of_serial"), issuance.c.status == PENDING)
         .values(status=ISSUED, signature=bindparam("with_signature"), issued_ms=bindparam("at_ms"))
     )
     rows = [{"of_serial": each.serial, "with_signature": each.value, "at_ms": each.issued_ms} for each in signatures]
@@ -185,7 +139,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
         if csr_of_token != intent.csr_sha256:
             outcomes.append(Conflict())
             continue
-        if earlier is not None and earlier.status == ISSUED and earlier.root_generation == intent.root_generation:
+        if earlier is not None and _may_be_answered_again(earlier, intent):
             outcomes.append(AlreadyIssued(earlier.serial, earlier.tbs, earlier.signature))
             serial = earlier.serial
         else:
@@ -195,9 +149,9 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             taken[token] = intent.csr_sha256
             tokens.append({"token": token, "csr_sha256": intent.csr_sha256, "serial": serial})
     if new:
-        connection.execute(insert(_issuance), [_row(intent) for intent in new])
+        connection.execute(insert(issuance), [_row(intent) for intent in new])
     if tokens:
-        statement = upsert(_idempotency)
+        statement = upsert(idempotency)
         connection.execute(
             statement.on_conflict_do_update(index_elements=["token"], set_={"serial": statement.excluded.serial}),
             tokens,
@@ -205,14 +159,18 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     return outcomes
 
 
+def _may_be_answered_again(row: Any, intent: Intent) -> bool:
+    return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
+
+
 def _recently_issued(connection: Connection, intents: Sequence[Intent]) -> dict[bytes, Any]:
     """Return the newest certificate for each same requester and CSR within the replay window, by request digest."""
     since = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
     rows = connection.execute(
-        select(_issuance)
-        .where(_issuance.c.request_digest.in_([intent.request_digest for intent in intents]))
-        .where(_issuance.c.recorded_ms > since, _issuance.c.status == ISSUED)
-        .order_by(_issuance.c.recorded_ms)
+        select(issuance)
+        .where(issuance.c.request_digest.in_([intent.request_digest for intent in intents]))
+        .where(issuance.c.recorded_ms > since, issuance.c.status == ISSUED, issuance.c.reason.is_(None))
+        .order_by(issuance.c.recorded_ms)
     )
     return {row.request_digest: row for row in rows}
 
@@ -224,113 +182,32 @@ def _known_tokens(connection: Connection, intents: Sequence[Intent]) -> dict[byt
         return {}
     rows = connection.execute(
         select(
-            _idempotency.c.token,
-            _idempotency.c.csr_sha256,
-            _issuance.c.serial,
-            _issuance.c.status,
-            _issuance.c.root_generation,
-            _issuance.c.tbs,
-            _issuance.c.signature,
+            idempotency.c.token,
+            idempotency.c.csr_sha256,
+            issuance.c.serial,
+            issuance.c.status,
+            issuance.c.root_generation,
+            issuance.c.reason,
+            issuance.c.tbs,
+            issuance.c.signature,
         )
-        .join_from(_idempotency, _issuance, _idempotency.c.serial == _issuance.c.serial)
-        .where(_idempotency.c.token.in_(tokens))
+        .join_from(idempotency, issuance, idempotency.c.serial == issuance.c.serial)
+        .where(idempotency.c.token.in_(tokens))
     )
     return {row.token: row for row in rows}
 
 
 def _row(intent: Intent) -> dict[str, Any]:
-    row = {column.name: getattr(intent, column.name, None) for column in _issuance.columns}
+    row = {column.name: getattr(intent, column.name, None) for column in issuance.columns}
     del row["id"]
     return row | {"status": PENDING}
 
 
-# Reading, from any process
-
-
-def list_certificates(state_dir: Path) -> Iterator[Any]:
-    """Yield the rows of all issued certificates, oldest first.
-
-    Raises:
-        LedgerUnavailable: there is no ledger, or it cannot be read.
-    """
-    yield from _read(state_dir, lambda table: table.c.status == ISSUED)
-
-
-def find_certificate(state_dir: Path, serial: bytes) -> Any | None:
-    """Return the row of one issued certificate, or None. Raises as `list_certificates` does."""
-    rows = _read(state_dir, lambda table: (table.c.status == ISSUED) & (table.c.serial == serial))
-    return next(iter(list(rows)), None)
-
-
-def _read(state_dir: Path, condition: Callable[[Table], Any]) -> Iterator[Any]:
-    path = state_dir / FILE_NAME
-    if not path.exists():
-        raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
-    engine = open_ledger(path, for_writing=False)
-    try:
-        with engine.connect() as connection:
-            yield from connection.execute(select(_issuance).where(condition(_issuance)).order_by(_issuance.c.id))
-    except SQLAlchemyError as error:
-        raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error
-    finally:
-        engine.dispose()
-
-
-def check_not_missing(state_dir: Path) -> None:
-    """Refuse a state directory whose ledger is gone: what was issued before would be forgotten without a word.
-
-    Raises:
-        LedgerUnavailable: with the two ways out.
-    """
-    path = state_dir / FILE_NAME
-    if not path.exists():
-        raise LedgerUnavailable(
-            f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
-            f" or begin an empty one: touch {path}"
-        )
-
-
-def open_ledger(path: Path, *, for_writing: bool) -> Engine:
-    """Return an engine on the file, which is made where it is missing: WAL, every commit synced to the disk."""
-    # A transaction that begins with reading and then writes is refused at once where another process writes; one that
-    # begins as a writer waits its turn.
-    begin_with = "BEGIN IMMEDIATE" if for_writing else "BEGIN"
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        # SQLAlchemy's documented recipe: the driver must not begin transactions on its own.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin_with)
-
-    return engine
-
-
-def prepare(connection: Connection) -> int:
-    """Make the tables where they are not there yet; return how many intents a dead process left behind.
-
-    Raises:
-        LedgerUnavailable: the file is of another version.
-    """
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version not in (0, SCHEMA_VERSION):
-        raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
-    _metadata.create_all(connection)
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    # What a dead process left between its intent and its signature was never answered to anybody.
-    return connection.execute(update(_issuance).where(_issuance.c.status == PENDING).values(status=ABANDONED)).rowcount
+def abandon_pending(connection: Connection) -> int:
+    """Close off what a dead process left between its intent and its signature, and answered to nobody; count it."""
+    return connection.execute(update(issuance).where(issuance.c.status == PENDING).values(status=ABANDONED)).rowcount
 
 
 def _digest(user: str, value: bytes) -> bytes:
     # `value` has a fixed size, so the two cannot run into each other.
     return hashlib.sha256(value + user.encode()).digest()
-
-
-def reason(error: BaseException) -> str:
-    """Return what went wrong without the statement and its parameters, which SQLAlchemy's own text would show."""
-    return str(getattr(error, "orig", None) or error)

@@ -1,6 +1,6 @@
 """The agent's side of the channel: one `AgentChannel` per connection, all sharing one `AgentServer`."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from hashlib import sha256
 
@@ -79,7 +79,9 @@ class AgentChannel(ChannelTransport):
                 self._leave_doorway()
                 certificate = peer_certificate(self.transport)
                 shown = {} if certificate is None else {"certificate_sha256": sha256_of(certificate)}
-                _log.info("proxy connected", peer=self.peer_address, boot_id=hello.boot_id.hex(), **shown)
+                fields = {"peer": self.peer_address, "boot_id": hello.boot_id.hex(), **shown}
+                _log.info("proxy connected", **fields)
+                self._server.note("proxy connected", fields)
             case PeerFailed(error):
                 _log.warn("proxy refused us", peer=self.peer_address, code=error.code.name, reason=error.text)
 
@@ -90,6 +92,7 @@ class AgentChannel(ChannelTransport):
         self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
+            self._server.note("proxy disconnected", {"peer": self.peer_address, "reason": reason})
         elif is_tls_failure(reason):
             self.refused(reason)
 
@@ -157,6 +160,7 @@ class AgentServer(ServerFactory):
         max_channels: how many connections there are of proxies that have said HELLO; one more is closed at once. The
             others are bounded by the doorway.
         uids: who may connect to a unix socket; None for this process's own user.
+        note: tells the audit of a peer, without waiting for it.
     """
 
     noisy = False
@@ -171,8 +175,10 @@ class AgentServer(ServerFactory):
         max_channels: int = 64,
         timeouts: Timeouts | None = None,
         uids: Collection[int] | None = None,
+        note: Callable[[str, Mapping[str, object]], None] = lambda _event, _fields: None,
     ) -> None:
         self.uids = uids
+        self.note = note
         self.clock = clock
         self.dispatch = dispatch
         self.in_thread = in_thread
@@ -180,11 +186,15 @@ class AgentServer(ServerFactory):
         self.admission = Admission(max_requests)
         self.channels: set[AgentChannel] = set()
         self.doorway = Doorway()
-        self.tell_of_stranger = Sparse(_log.warn, clock.seconds)
+        self.tell_of_stranger = Sparse(self._tell_of_stranger, clock.seconds)
         self._make_hello = make_hello
         self._max_channels = max_channels
         self._drained: Deferred[None] | None = None
         self._disconnected: Deferred[None] | None = None
+
+    def _tell_of_stranger(self, event: str, **fields: object) -> None:
+        _log.warn(event, **fields)
+        self.note(event, fields)
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
         assert addr is not None  # a listening port knows it

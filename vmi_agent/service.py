@@ -1,15 +1,18 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from protocol.records import Role
+from protocol.records import Hello, Role
 from runtime import channel_tls, state_dir
 from runtime.descriptions import has_tls, without_tls
 from runtime.endpoints import describe, listen, server_endpoint
@@ -19,17 +22,28 @@ from runtime.lifecycle import DRAIN_S, Reactor, within
 from runtime.reload import Reloadable
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
-from vmi_agent import authority
-from vmi_agent.authority import Authority
+from runtime.workers import Workers
+from vmi_agent import authority, ca_life
+from vmi_agent.audit import Event
+from vmi_agent.authority import Generations
 from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import Issuing, utc_now
+from vmi_agent.issuing import Issuing, milliseconds, utc_now
 from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import check_not_missing
+from vmi_agent.ledger_schema import check_not_missing
+from vmi_agent.ocsp import OcspResponder
 from vmi_agent.profile import Profile
+from vmi_agent.publishing import RevocationLists
+from vmi_agent.responder import Responders
 from vmi_agent.server import AgentServer
+from vmi_agent.upkeep import Upkeep
+
+# How soon what a command did beside the agent is taken in.
+ROUND_S = 0.5
+# What is left of the ten seconds of a stop for a round under way.
+UPKEEP_S = 0.5
 
 _log = Logger()
 
@@ -50,6 +64,10 @@ class AgentApplication:
         self._config = config
         self._endpoints = [server_endpoint(reactor, "--listen", each) for each in config.listen]
         self._signers = ThreadPool(config.signers, config.signers, name="signers")
+        self._upkeep_thread = Workers(reactor, 1, "upkeep")
+        self._rounds: LoopingCall | None = None
+        self._upkeep: Upkeep | None = None
+        self._told = (0, 0)
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
         self._ledger: Ledger | None = None
@@ -61,29 +79,24 @@ class AgentApplication:
         config = self._config
         self._lock = state_dir.claim(config.state_dir)
         try:
-            ca = self._open_state()
+            ledger = self._open_ledger()
+            generations = self._open_ca(ledger)
+            ledger.note(_event("started", {"root_generation": generations.current.generation}))
         except (CustodyError, LedgerUnavailable) as error:
             raise StartError(str(error)) from error
-        assert self._ledger is not None  # opened with the state
-        if self._ledger.abandoned_at_start:
-            _log.warn("intents without certificate closed off", count=self._ledger.abandoned_at_start)
-        issuing = Issuing(ca, self._ledger, Profile(), utc_now)
-        self._server = AgentServer(
-            clock=self._reactor,
-            dispatch=Dispatch(ca, issuing, _report),
-            make_hello=partial(
-                make_hello, Role.AGENT, new_boot_id(), window=config.window, root_generation=ca.generation
-            ),
-            in_thread=partial(deferToThreadPool, self._reactor, self._signers),
-            max_requests=config.max_requests,
-            uids=config.uids,
-        )
+        self._upkeep = upkeep = self._build(ledger, generations)
+        self._told = upkeep.round()  # before anybody asks: there is a CRL from the beginning
         self._signers.start()
+        self._upkeep_thread.start()
+        assert self._server is not None  # just built
         addresses = [
             await self._listen(self._server, endpoint, description)
             for endpoint, description in zip(self._endpoints, config.listen, strict=True)
         ]
-        return {"listen": addresses, "root_generation": ca.generation}
+        self._rounds = LoopingCall(self._round)
+        self._rounds.clock = self._reactor
+        self._rounds.start(ROUND_S, now=False)
+        return {"listen": addresses, "root_generation": generations.current.generation}
 
     async def stop(self) -> None:
         """Take no new connection, let what is under way finish, then close everything in the order of its making."""
@@ -94,10 +107,14 @@ class AgentApplication:
                 abandoned = self._server.admission.admitted
                 _log.warn("requests abandoned" if abandoned else "a proxy took no part in the drain", count=abandoned)
             await self._server.disconnect()  # bounded: a peer that does not read is cut off after LAST_WORD_S
+        if self._rounds is not None:
+            self._rounds.stop()
+        if not await self._upkeep_thread.stop(UPKEEP_S):
+            _log.warn("a round of upkeep goes on")
         if self._signers.started:
             self._signers.stop()
         if self._ledger is not None:
-            self._ledger.close()
+            self._close(self._ledger)
         if self._lock is not None:
             self._lock.release()
 
@@ -105,6 +122,53 @@ class AgentApplication:
         """Take the channel's credentials anew."""
         if self._tls is not None:
             self._tls.reload()
+
+    # Opening
+
+    def _open_ledger(self) -> Ledger:
+        path = self._config.state_dir
+        if authority.exists(path):
+            check_not_missing(path)
+        self._ledger = ledger = Ledger(path, utc_now())  # before the CA: a CA without a ledger is refused
+        if ledger.abandoned_at_start:
+            _log.warn("intents without certificate closed off", count=ledger.abandoned_at_start)
+        return ledger
+
+    def _open_ca(self, ledger: Ledger) -> Generations:
+        config = self._config
+        path, publish_at, now = config.state_dir, config.publishing.publish_at, utc_now()
+        ephemeral = None
+        if config.ephemeral_ca:
+            ephemeral = ca_life.create_ephemeral(path, config.key_type, now, ledger.note, publish_at=publish_at)
+        elif not authority.exists(path):
+            made = ca_life.create(path, config.key_type, config.access, now, ledger.note)
+            _log.info("CA made", root_generation=made.generation, key_type=config.key_type)
+        return Generations(path, config.access, publish_at, now, _not_usable, ephemeral)
+
+    def _build(self, ledger: Ledger, generations: Generations) -> Upkeep:
+        config = self._config
+        boot_id = new_boot_id()
+
+        def hello() -> Hello:
+            root_generation = generations.current.generation
+            return make_hello(Role.AGENT, boot_id, window=config.window, root_generation=root_generation)
+
+        publishing = config.publishing
+        lists = RevocationLists(generations, ledger, publishing.crl_validity, publishing.crl_period, utc_now)
+        responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
+        responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
+        issuing = Issuing(lambda: generations.current, ledger, Profile(), utc_now)
+        report = partial(_report, "request failed")
+        self._server = AgentServer(
+            clock=self._reactor,
+            dispatch=Dispatch(generations, issuing, lists, responder, ledger, utc_now, report),
+            make_hello=hello,
+            in_thread=partial(deferToThreadPool, self._reactor, self._signers),
+            max_requests=config.max_requests,
+            uids=config.uids,
+            note=partial(_note_peer, ledger),
+        )
+        return Upkeep(generations, lists, responder, ledger, config.anchor_to, config.keep_expired, utc_now)
 
     async def _listen(self, server: AgentServer, endpoint: IStreamServerEndpoint, description: str) -> str:
         factory: IProtocolFactory = server
@@ -122,18 +186,44 @@ class AgentApplication:
         address = describe(port.getHost())
         return "tls:" + address.removeprefix("tcp:") if has_tls(description) else address
 
-    def _open_state(self) -> Authority:
-        state_dir, key_type = self._config.state_dir, self._config.key_type
-        if authority.exists(state_dir):
-            check_not_missing(state_dir)
-            ca = authority.load(state_dir)
-            self._ledger = Ledger(state_dir)
-            return ca
-        self._ledger = Ledger(state_dir)  # before the CA: a CA without a ledger is refused
-        ca = authority.create(state_dir, key_type, utc_now())
-        _log.info("CA made", root_generation=ca.generation, key_type=key_type)
-        return ca
+    # Running
+
+    def _round(self) -> Deferred[None]:
+        assert self._upkeep is not None  # there are rounds
+        done = self._upkeep_thread.run(self._upkeep.round).addCallback(self._tell_proxies)
+        return done.addErrback(partial(_log.failure, "a round of upkeep failed"))  # and the next one is tried
+
+    def _tell_proxies(self, status: tuple[int, int]) -> None:
+        if status != self._told:
+            self._told = status
+            assert self._server is not None  # it was started
+            root_generation, crl_number = status
+            self._server.tell_status(root_generation, crl_number)
+
+    def _close(self, ledger: Ledger) -> None:
+        try:
+            ledger.note(_event("stopped", {}))
+            if self._upkeep is not None:
+                self._upkeep.write_anchor()
+        except (LedgerUnavailable, OSError) as error:
+            _log.warn("the audit does not tell of this stop", reason=str(error))
+        ledger.close()
 
 
-def _report(error: BaseException, csr_sha256: bytes) -> None:
-    _log.failure("request failed", Failure(error), csr_sha256=csr_sha256.hex())
+def _event(name: str, fields: Mapping[str, object]) -> Event:
+    return Event(name, milliseconds(datetime.now(UTC)), fields)
+
+
+def _note_peer(ledger: Ledger, name: str, fields: Mapping[str, object]) -> None:
+    """Tell the audit of a channel's peer; nobody waits for it, and the log has it as well."""
+    ledger.note_later(
+        _event(name, fields), lambda error: _log.warn("audit not written", audit_event=name, reason=str(error))
+    )
+
+
+def _not_usable(generation: int, reason: str) -> None:
+    _log.warn("older generation of the CA not usable: no more CRLs of it", root_generation=generation, reason=reason)
+
+
+def _report(what: str, error: BaseException, csr_sha256: bytes = b"") -> None:
+    _log.failure(what, Failure(error), csr_sha256=csr_sha256.hex())

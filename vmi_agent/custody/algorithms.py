@@ -6,7 +6,7 @@ with SHA-384 (RFC 4055, 5); Ed25519 (RFC 8410) and ML-DSA (RFC 9881) hash for th
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from vmi_agent.custody import CustodyError
 
@@ -23,7 +23,7 @@ _ALGORITHM_IDENTIFIERS = {
 }
 
 
-def key_type_of(public_key: CertificateIssuerPublicKeyTypes) -> str:
+def key_type_of(public_key: PublicKeyTypes) -> str:
     """Return which of `custody.KEY_TYPES` a CA's public key is.
 
     Raises:
@@ -47,12 +47,12 @@ def key_type_of(public_key: CertificateIssuerPublicKeyTypes) -> str:
     raise CustodyError(f"a CA key of this kind is not supported; supported: {', '.join(_ALGORITHM_IDENTIFIERS)}")
 
 
-def signature_algorithm(public_key: CertificateIssuerPublicKeyTypes) -> bytes:
+def signature_algorithm(public_key: PublicKeyTypes) -> bytes:
     """Return the DER AlgorithmIdentifier of the signatures under this key. Raises as `key_type_of` does."""
     return _ALGORITHM_IDENTIFIERS[key_type_of(public_key)]
 
 
-def hash_of(public_key: CertificateIssuerPublicKeyTypes) -> hashes.SHA256 | hashes.SHA384 | None:
+def hash_of(public_key: PublicKeyTypes) -> hashes.SHA256 | hashes.SHA384 | None:
     """Return the hash that is signed; None where the algorithm hashes for itself. Raises as `key_type_of` does."""
     match key_type_of(public_key):
         case "p384" | "rsa4096":

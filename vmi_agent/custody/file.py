@@ -1,8 +1,10 @@
 """Custody in a file: PKCS#8 in PEM, mode 0600, readable by its owner alone."""
 
 import os
+import re
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
@@ -31,6 +33,11 @@ class FileCustody:
         self._key = key
         self._public_key = key.public_key()
         self._hash = hash_of(self._public_key)
+
+    @property
+    def private_key(self) -> CertificateIssuerPrivateKeyTypes:
+        """The key itself, for storing it."""
+        return self._key
 
     @property
     def public_key(self) -> CertificateIssuerPublicKeyTypes:
@@ -69,20 +76,32 @@ def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
     raise ValueError(f"unknown key type {key_type!r}")
 
 
-def store(key: CertificateIssuerPrivateKeyTypes, path: Path) -> None:
-    """Write the key to a new file that nobody else could ever open, and make it durable."""
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+def store(key: CertificateIssuerPrivateKeyTypes, path: Path, passphrase: bytes | None) -> None:
+    """Write the key to a new file that nobody else could ever open, and make it durable.
+
+    Args:
+        passphrase: encrypts it; None leaves it in the clear.
+    """
+    pem = to_pem(key, passphrase)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
 
 
-def load(path: Path) -> FileCustody:
+def to_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
+    """Return the key as PKCS#8 in PEM, encrypted where there is a passphrase."""
+    encryption = (
+        serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
+    )
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def load(path: Path, passphrase: bytes | None) -> FileCustody:
     """Read a key that `store` wrote.
 
     Raises:
-        CustodyError: the file is missing, not a private key, or open to other users.
+        CustodyError: the file is missing, not a private key, or open to other users; or the passphrase is not right.
     """
     try:
         pem = read_secret(path)
@@ -90,8 +109,49 @@ def load(path: Path) -> FileCustody:
         raise CustodyError(f"CA key {path}: {error.strerror}") from error
     except FileRefused as error:
         raise CustodyError(f"CA key {error}") from error
+    return parse(pem, passphrase, f"CA key {path}")
+
+
+def parse(pem: bytes, passphrase: bytes | None, what: str) -> FileCustody:
+    """Return the private key that a PEM text holds.
+
+    Args:
+        what: names it in an error.
+
+    Raises:
+        CustodyError: it is none, or the passphrase is not right.
+    """
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise CustodyError(f"CA key {path} is not an unencrypted PKCS#8 private key in PEM") from error
-    return FileCustody(key)  # type: ignore[arg-type]  # sign() refuses what cannot sign
+        key = serialization.load_pem_private_key(pem, passphrase)
+    except TypeError as error:  # cryptography's word for a passphrase that is missing, or one too many
+        if passphrase is None:
+            raise CustodyError(f"{what} is encrypted. Give its passphrase: --key-passphrase-file FILE") from error
+        raise CustodyError(
+            f"{what} is not encrypted, and a passphrase was given. Encrypt it: vmi-agent ca encrypt"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        wrong = "" if passphrase is None else ", or its passphrase is another one"
+        raise CustodyError(f"{what} is not a private key in PEM (PKCS#8){wrong}") from error
+    return FileCustody(key)  # type: ignore[arg-type]  # a kind that cannot sign is refused there
+
+
+def reencrypt(pem: bytes, old: bytes | None, new: bytes | None, what: str) -> bytes:
+    """Return a PEM text with its private key encrypted anew, and whatever else it holds as it was.
+
+    Args:
+        old, new: passphrases; None for none. A key that the new one opens stays as it is: a change that was cut short
+            is finished by doing it again.
+        what: names it in an error.
+
+    Raises:
+        CustodyError: as for `parse`.
+    """
+    try:
+        parse(pem, new, what)
+    except CustodyError:
+        key = parse(pem, old, what).private_key
+    else:
+        return pem
+    end = re.search(rb"-----END [A-Z ]*PRIVATE KEY-----\r?\n?", pem)
+    assert end is not None  # the key was read
+    return to_pem(key, new) + pem[end.end() :]

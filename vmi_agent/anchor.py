@@ -1,0 +1,78 @@
+"""Anchors: where the audit's chain ends, written down elsewhere, so that a whole new chain does not go unseen.
+
+An anchor is one line of JSON: `{"at":"2026-11-23T12:00:00Z","last_id":17,"hash":"…"}`.
+"""
+
+import json
+import logging
+import logging.handlers
+import os
+from datetime import datetime
+from pathlib import Path
+
+from vmi_agent.audit import Head
+
+
+class AnchorRefused(Exception):
+    """A file does not hold anchors."""
+
+
+def line_of(head: Head, now: datetime) -> str:
+    """Return the anchor of a head."""
+    at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return json.dumps({"at": at, "last_id": head.last_id, "hash": head.hash.hex()}, separators=(",", ":"))
+
+
+def append_to_file(path: Path, line: str) -> None:
+    """Add an anchor to a file, durably. The file is made where it is missing, for this user alone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def send_to_syslog(address: str, line: str) -> None:
+    """Send an anchor to a syslog daemon.
+
+    Args:
+        address: the path of a unix socket such as /dev/log, or HOST:PORT for UDP.
+
+    Raises:
+        OSError: it cannot be sent.
+    """
+    host, _, port = address.rpartition(":")
+    target: str | tuple[str, int] = address if address.startswith("/") else (host, int(port))
+    handler = _Syslog(address=target, facility=logging.handlers.SysLogHandler.LOG_AUTHPRIV)
+    try:
+        handler.ident = "vmi-agent: "
+        handler.emit(logging.LogRecord("audit", logging.INFO, "", 0, f"audit anchor {line}", None, None))
+    finally:
+        handler.close()
+
+
+class _Syslog(logging.handlers.SysLogHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # called where an exception is at hand, which logging would print and forget
+
+
+def read_file(path: Path) -> dict[int, bytes]:
+    """Return the hash of each row that a file anchors, by the row's number.
+
+    Raises:
+        AnchorRefused: a line is no anchor.
+        OSError: the file cannot be read.
+    """
+    anchors: dict[int, bytes] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            last_id, digest = int(values["last_id"]), bytes.fromhex(values["hash"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise AnchorRefused(f"{path}, line {number}, is no anchor") from error
+        if last_id:
+            anchors[last_id] = digest
+    return anchors

@@ -1,0 +1,271 @@
+"""What happens to a CA in its life: made, rotated, brought along, or put under an offline root.
+
+Each is told to the audit before it is there: a CA that the audit cannot tell of is not made.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.x509.oid import NameOID
+
+from protocol.records import MAX_CHAIN_CERTIFICATES
+from runtime.errors import StartError
+from runtime.files import read_secret, replace_file
+from vmi_agent import authority, ca_store
+from vmi_agent.audit import Event
+from vmi_agent.authority import Authority
+from vmi_agent.ca_certificates import cross_certificate, issuing_ca_request, self_signed_root
+from vmi_agent.custody import Custody, CustodyError, file
+from vmi_agent.custody.algorithms import key_type_of
+from vmi_agent.custody.opening import KEY_FILE, Access, has_key, make_key, open_key
+
+Note = Callable[[Event], None]
+
+_MOST_CA_CERTIFICATES = MAX_CHAIN_CERTIFICATES - 1
+
+
+def create(
+    state_dir: Path, key_type: str, access: Access, now: datetime, note: Note, *, publish_at: str | None = None
+) -> Authority:
+    """Make a key and a self-signed root, as the next generation.
+
+    Args:
+        key_type: one of `custody.KEY_TYPES`.
+        now: aware UTC time.
+        note: writes to the audit.
+
+    Raises:
+        CustodyError: the key cannot be made.
+    """
+    with ca_store.adding(state_dir) as (generation, staging, finish):
+        custody = make_key(staging, key_type, access, _label(generation))
+        _add_root(staging, generation, custody, now, note, "ca made")
+        finish()
+    return authority.assemble(state_dir, generation, custody, publish_at)
+
+
+def create_ephemeral(
+    state_dir: Path, key_type: str, now: datetime, note: Note, *, publish_at: str | None = None
+) -> Authority:
+    """Make a root whose key is in this process's memory only. Arguments as for `create`."""
+    with ca_store.adding(state_dir) as (generation, staging, finish):
+        custody = file.FileCustody(file.make_key(key_type))
+        _add_root(staging, generation, custody, now, note, "ca made, ephemeral")
+        finish()
+    return authority.assemble(state_dir, generation, custody, publish_at)
+
+
+def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime, note: Note) -> x509.Certificate:
+    """Make the next generation, with cross-certificates both ways where the old key is at hand; return its root.
+
+    Args:
+        key_type: None for the kind of key that the old one has. The others as for `create`.
+
+    Raises:
+        CustodyError: a key cannot be used or made.
+        StartError: the CA's root is offline: it cannot be rotated here.
+    """
+    old_generation = ca_store.newest(state_dir)
+    old_directory = ca_store.directory_of(state_dir, old_generation)
+    certificates = authority.certificates_of(state_dir, old_generation)
+    if len(certificates) > 1:
+        raise StartError("the root of this CA is offline. Make a new issuing CA: vmi-agent ca csr, ca install-chain")
+    old = certificates[0]
+    old_custody = open_key(old_directory, access) if has_key(old_directory) else None
+    if key_type is None:
+        key_type = key_type_of(old.public_key())
+    with ca_store.adding(state_dir) as (generation, staging, finish):
+        if generation != old_generation + 1:
+            raise StartError("somebody else has just changed the CA. Nothing was changed here.")
+        custody = make_key(staging, key_type, access, _label(generation))
+        root = _add_root(staging, generation, custody, now, note, "ca rotated")
+        if old_custody is not None and old.not_valid_after_utc > now:
+            new_with_old = cross_certificate(root, authority.issuer_of(old), old_custody, now)
+            old_with_new = cross_certificate(old, authority.issuer_of(root), custody, now)
+            ca_store.write_certificates(staging / ca_store.NEW_WITH_OLD_FILE, [new_with_old])
+            ca_store.write_certificates(staging / ca_store.OLD_WITH_NEW_FILE, [old_with_new])
+        finish()
+    return root
+
+
+def import_ca(
+    state_dir: Path,
+    key_pem: bytes,
+    key_passphrase: bytes | None,
+    chain_pem: bytes,
+    access: Access,
+    now: datetime,
+    note: Note,
+) -> x509.Certificate:
+    """Take over a CA that was made elsewhere, as the next generation; return its certificate.
+
+    Args:
+        key_pem: its private key, PKCS#8 or older forms, in PEM.
+        key_passphrase: of `key_pem`.
+        chain_pem: its certificate and those above it, root last, in PEM.
+        access: its passphrase encrypts the key here. Others as for `create`.
+
+    Raises:
+        CustodyError: key or certificates are refused; the text says why.
+    """
+    key = file.parse(key_pem, key_passphrase, "the key")
+    if access.token is not None:
+        raise CustodyError("a key cannot be imported into a token. Make one there and use ca csr, or import to a file.")
+    certificates = check_chain(_parse_chain(chain_pem), key.public_key, now)
+    with ca_store.adding(state_dir) as (_, staging, finish):
+        file.store(key.private_key, staging / KEY_FILE, access.passphrase)
+        _install(staging, certificates)
+        note(_event("ca imported", now, certificates[0]))
+        finish()
+    return certificates[0]
+
+
+def request_issuing_ca(state_dir: Path, key_type: str, access: Access, common_name: str) -> bytes:
+    """Make the key of an issuing CA and return a CSR for it in PEM; made once, the same key is asked for again.
+
+    Raises:
+        CustodyError: the key cannot be made or used.
+    """
+    with ca_store.locked(state_dir):
+        directory = state_dir / "ca" / ca_store.REQUESTED
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if has_key(directory):
+            custody = open_key(directory, access)
+        else:
+            custody = make_key(directory, key_type, access, "VMI issuing CA")
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "VMI Certificate Exchange"),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+    return issuing_ca_request(custody, name).public_bytes(serialization.Encoding.PEM)
+
+
+def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: datetime, note: Note) -> x509.Certificate:
+    """Take the certificate that an offline root gave for `request_issuing_ca`, as the next generation; return it.
+
+    Args:
+        chain_pem: the issuing CA's certificate and those above it, root last, in PEM.
+
+    Raises:
+        CustodyError: nothing was asked for, or the chain is refused; the text says why.
+    """
+    requested = state_dir / "ca" / ca_store.REQUESTED
+    if not has_key(requested):
+        raise CustodyError("no issuing CA was asked for. Begin with: vmi-agent ca csr")
+    custody = open_key(requested, access)
+    certificates = check_chain(_parse_chain(chain_pem), custody.public_key, now)
+    with ca_store.adding(state_dir, fill_from=requested) as (_, staging, finish):
+        _install(staging, certificates)
+        note(_event("ca installed under an offline root", now, certificates[0]))
+        finish()
+    return certificates[0]
+
+
+def encrypt_keys(state_dir: Path, old: bytes | None, new: bytes | None, now: datetime, note: Note) -> int:
+    """Write all key files anew, encrypted with another passphrase or none; return how many there are.
+
+    Raises:
+        CustodyError: one cannot be read; then none was changed.
+    """
+    with ca_store.locked(state_dir):
+        paths = [
+            path for name in (KEY_FILE, ca_store.OCSP_FILE) for path in sorted((state_dir / "ca").glob(f"*/{name}"))
+        ]
+        rewritten = [(path, file.reencrypt(read_secret(path), old, new, f"key {path}")) for path in paths]
+        if not rewritten:
+            raise CustodyError(f"no key files in {state_dir}: keys are in a token, or there is no CA")
+        note(Event("ca keys encrypted anew" if new else "ca keys decrypted", int(now.timestamp() * 1000), {}))
+        for path, content in rewritten:
+            replace_file(path, content)
+    return len(rewritten)
+
+
+def check_chain(
+    certificates: Sequence[x509.Certificate], public_key: CertificateIssuerPublicKeyTypes, now: datetime
+) -> Sequence[x509.Certificate]:
+    """Judge the certificates of a CA that was made elsewhere; return them.
+
+    Args:
+        certificates: that of the key first, root last.
+        public_key: of the CA's key.
+
+    Raises:
+        CustodyError: they cannot serve as a CA's.
+    """
+    if not 1 <= len(certificates) <= _MOST_CA_CERTIFICATES:
+        raise CustodyError(f"{len(certificates)} certificates, accepted 1 to {_MOST_CA_CERTIFICATES}, root last")
+    key_type_of(public_key)  # one that we can sign with
+    if certificates[0].public_key() != public_key:
+        raise CustodyError("the first certificate is not for this key. Put the CA's own first, the root last.")
+    for below, certificate in enumerate(certificates):
+        _check_ca_certificate(certificate, below, now)
+    for certificate, issuer in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise CustodyError(
+                f"{_name(certificate)} is not issued by {_name(issuer)}. Give the whole chain in order, the CA's own"
+                " certificate first, the self-signed root last."
+            ) from error
+    return certificates
+
+
+def _check_ca_certificate(certificate: x509.Certificate, below: int, now: datetime) -> None:
+    """Check one certificate with so many CA certificates between it and the leaf."""
+    name = _name(certificate)
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise CustodyError(f"{name}: basic constraints, key usage or subject key identifier are missing") from error
+    if not constraints.ca or not usage.key_cert_sign:
+        raise CustodyError(f"{name} is no CA certificate: it needs CA:TRUE and keyCertSign")
+    if not usage.crl_sign:
+        raise CustodyError(f"{name} may not sign CRLs: it needs cRLSign")
+    if constraints.path_length is not None and constraints.path_length < below:
+        raise CustodyError(f"{name} allows a path of {constraints.path_length} CAs below it, here are {below}")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise CustodyError(f"{name} is not valid now (until {certificate.not_valid_after_utc.isoformat()})")
+
+
+def _parse_chain(chain_pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(chain_pem)
+    except ValueError as error:
+        raise CustodyError("the chain is not one or more certificates in PEM") from error
+
+
+def _install(directory: Path, certificates: Sequence[x509.Certificate]) -> None:
+    if certificates[:-1]:
+        ca_store.write_certificates(directory / ca_store.ISSUING_FILE, certificates[:-1])
+    ca_store.write_certificates(directory / ca_store.ROOT_FILE, certificates[-1:])
+
+
+def _add_root(
+    directory: Path, generation: int, custody: Custody, now: datetime, note: Note, event: str
+) -> x509.Certificate:
+    root = self_signed_root(custody, generation, now)
+    ca_store.write_certificates(directory / ca_store.ROOT_FILE, [root])
+    note(_event(event, now, root))
+    return root
+
+
+def _event(name: str, now: datetime, certificate: x509.Certificate) -> Event:
+    fields = {"subject": _name(certificate), "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex()}
+    return Event(name, int(now.timestamp() * 1000), fields)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
+
+
+def _label(generation: int) -> str:
+    return f"VMI CA {generation}"

@@ -1,0 +1,106 @@
+"""The CA's directory, one below it for each root generation.
+
+    STATE/ca/1/root.pem             the trust anchor of generation 1
+    STATE/ca/1/issuing.pem          the CAs between it and the leaves, that of the key first; only under an offline root
+    STATE/ca/1/key.pem, key.uri     the key, or where in a token it is; neither for an ephemeral CA
+    STATE/ca/2/new-with-old.pem     generation 2's root as generation 1 certifies it, and the other way round
+    STATE/ca/2/old-with-new.pem
+    STATE/ca/1/ocsp.pem             the OCSP responder's key and certificate
+    STATE/ca/requested/             the key of an issuing CA whose certificate is awaited
+
+A generation's directory is filled under another name and then renamed: it is there whole or not at all.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from runtime.files import replace_file, sync_directory
+from vmi_agent.custody import CustodyError
+
+ROOT_FILE = "root.pem"
+ISSUING_FILE = "issuing.pem"
+NEW_WITH_OLD_FILE = "new-with-old.pem"
+OLD_WITH_NEW_FILE = "old-with-new.pem"
+OCSP_FILE = "ocsp.pem"
+REQUESTED = "requested"
+_LOCK_FILE = "ca.lock"
+
+
+def generations(state_dir: Path) -> list[int]:
+    """Return all generations that there are, oldest first."""
+    ca_dir = state_dir / "ca"
+    return sorted(int(each.name) for each in ca_dir.iterdir() if each.name.isdecimal()) if ca_dir.is_dir() else []
+
+
+def newest(state_dir: Path) -> int:
+    """Return the newest generation.
+
+    Raises:
+        CustodyError: there is none.
+    """
+    found = generations(state_dir)
+    if not found:
+        raise CustodyError(f"no CA in {state_dir}. Make one: vmi-agent ca init --state-dir {state_dir}")
+    return found[-1]
+
+
+def directory_of(state_dir: Path, generation: int) -> Path:
+    """Return where a generation is kept."""
+    return state_dir / "ca" / str(generation)
+
+
+@contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Let nobody else change the CA, or back it up, meanwhile; a running agent does not mind."""
+    with open(os.open(state_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def adding(state_dir: Path, fill_from: Path | None = None) -> Iterator[tuple[int, Path, Callable[[], None]]]:
+    """Give the next generation's number, a directory to fill, and what to call when it is full.
+
+    Args:
+        fill_from: a directory that becomes it, with what is in it.
+    """
+    with locked(state_dir):
+        generation = max(generations(state_dir), default=0) + 1
+        ca_dir = state_dir / "ca"
+        ca_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staging = fill_from or ca_dir / f".{generation}.new"
+        if fill_from is None:
+            if staging.exists():  # a creation that was killed; nothing ever used what it left
+                shutil.rmtree(staging)
+            staging.mkdir(mode=0o700)
+
+        def finish() -> None:
+            sync_directory(staging)
+            staging.rename(ca_dir / str(generation))
+            sync_directory(ca_dir)
+
+        yield generation, staging, finish
+
+
+def write_certificates(path: Path, certificates: Sequence[x509.Certificate]) -> None:
+    """Write certificates in PEM, durably."""
+    replace_file(path, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates))
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Read one or more certificates in PEM.
+
+    Raises:
+        CustodyError: they cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CustodyError(f"certificate {path} cannot be read: {error}. Restore it from a backup.") from error

@@ -1,0 +1,107 @@
+"""`vmi-agent audit`: read it, verify it."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from vmi_agent import anchor, audit_check
+from vmi_agent import audit as audit_rows
+from vmi_agent.audit import Event, Row
+from vmi_agent.cli.groups import iso, main, settings, tell
+from vmi_agent.issuing import milliseconds, utc_now
+from vmi_agent.ledger_schema import reading, writing
+
+
+@main.group()
+def audit() -> None:
+    """Read the audit, and find out whether it was tampered with."""
+
+
+@audit.command("verify")
+@settings.common
+@click.option(
+    "--anchor",
+    "anchor_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What `serve --anchor-file` wrote: the chain must hold every row that it names.",
+)
+@tell
+def audit_verify(state_dir: Path, anchor_file: Path | None) -> None:
+    """Check every row and the ledger against them; exit 1 and name the first row that is bad or missing.
+
+    Example: vmi-agent audit verify --state-dir /var/lib/vmi-agent
+    """
+    anchors = audit_check.NO_ANCHORS if anchor_file is None else anchor.read_file(anchor_file)
+    try:
+        with reading(state_dir) as connection:
+            head = audit_check.verify(connection, anchors)
+    except audit_check.AuditBroken as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"audit verified: {head.last_id} rows, head {head.hash.hex()}")
+
+
+@audit.command("tail")
+@settings.common
+@click.option("--lines", type=click.IntRange(1), default=20, show_default=True, help="How many of the last rows.")
+@tell
+def audit_tail(state_dir: Path, lines: int) -> None:
+    """Print the last rows.
+
+    Example: vmi-agent audit tail --state-dir /var/lib/vmi-agent --lines 50
+    """
+    for row in _rows(state_dir, lines):
+        at, event, fields = _readable(row)
+        told = "  ".join(f"{name}={value}" for name, value in fields.items())
+        click.echo(f"{row.id}  {at}  {event}  {told}")
+
+
+@audit.command("export")
+@settings.common
+@tell
+def audit_export(state_dir: Path) -> None:
+    """Print all rows, one line of JSON each.
+
+    Example: vmi-agent audit export --state-dir /var/lib/vmi-agent > audit.jsonl
+    """
+    for row in _rows(state_dir, None):
+        at, event, fields = _readable(row)
+        record = {"id": row.id, "at": at, "event": event, "fields": fields, "hash": row.hash.hex()}
+        click.echo(json.dumps(record, ensure_ascii=False))
+
+
+@audit.command("accept-clock")
+@settings.common
+@tell
+def audit_accept_clock(state_dir: Path) -> None:
+    """Let the agent start although the audit was last written at a later time: that time was the wrong one.
+
+    Example: vmi-agent audit accept-clock --state-dir /var/lib/vmi-agent
+    """
+    now = utc_now()
+    with writing(state_dir) as connection:
+        last = datetime.fromtimestamp(audit_rows.last_time_ms(connection) / 1000, UTC)
+        fields = {"last_row_at": iso(last)}
+        audit_rows.append(connection, [Event("clock accepted", milliseconds(now), fields)])
+    click.echo(f"accepted: it is {iso(now)}, whatever was written until {iso(last)}")
+
+
+def _rows(state_dir: Path, last: int | None) -> Iterator[Row]:
+    with reading(state_dir) as connection:
+        yield from audit_rows.rows(connection, last=last)
+
+
+def _readable(row: Row) -> tuple[str, str, dict[str, object]]:
+    """Return time, event and fields.
+
+    Raises:
+        ClickException: the row was tampered with so that it cannot be read.
+    """
+    try:
+        at = iso(datetime.fromtimestamp(row.at_ms / 1000, UTC))
+        return at, row.event.decode(), json.loads(row.fields)
+    except (TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        raise click.ClickException(f"audit row {row.id} cannot be read. Run: vmi-agent audit verify") from error

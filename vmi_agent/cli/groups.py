@@ -1,0 +1,69 @@
+"""What all commands share: the groups they hang in, the settings they read, and how they tell what went wrong."""
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from runtime.files import FileRefused
+from runtime.settings import Settings
+from runtime.telling import telling
+from vmi_agent import audit as audit_rows
+from vmi_agent.anchor import AnchorRefused
+from vmi_agent.audit import Event
+from vmi_agent.custody import CustodyError
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger_schema import writing
+from vmi_agent.listing import NoSuchCertificate
+from vmi_agent.revocation import RevocationRefused
+
+settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+tell = telling(CustodyError, FileRefused, LedgerUnavailable, NoSuchCertificate, RevocationRefused, AnchorRefused)
+
+
+@click.group()
+@click.version_option(package_name="vmi-certificate-exchange")
+def main() -> None:
+    """The CA of the VMI certificate exchange: answers bmc-proxy over the channel.
+
+    Example: vmi-agent serve --state-dir /var/lib/vmi-agent --listen tcp:7700:interface=127.0.0.1
+    """
+
+
+def noting(state_dir: Path) -> Callable[[Event], None]:
+    """Return what writes an event to the audit of a state directory, in a transaction of its own."""
+    return partial(_note, state_dir)
+
+
+def _note(state_dir: Path, event: Event) -> None:
+    with writing(state_dir) as connection:
+        audit_rows.append(connection, [event])
+
+
+def iso(moment: datetime) -> str:
+    """Return an aware UTC time as text."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def print_record(fields: dict[str, object], as_json: bool) -> None:
+    """Print one record with a certificate."""
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    pem = fields.pop("certificate")
+    for name, value in fields.items():
+        click.echo(f"{name}: {value}")
+    click.echo(pem, nl=False)
+
+
+def print_json_array(records: Iterable[dict[str, object]]) -> None:
+    """Print a JSON array one record a line, without holding all of it."""
+    separator = "["
+    for record in records:
+        click.echo(separator + "\n" + json.dumps(record), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")

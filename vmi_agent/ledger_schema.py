@@ -1,0 +1,194 @@
+"""The ledger's file: its tables, their version, and how it is opened (SQLite through SQLAlchemy Core)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from vmi_agent.errors import LedgerUnavailable
+
+FILE_NAME = "ledger.sqlite"
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 5.0
+
+metadata = MetaData()
+
+# One row for each certificate. Its states: pending (the intent), issued, abandoned (the process died in between;
+# nothing was answered). A certificate that is revoked or on hold is issued and has a `reason` (RFC 5280, 5.3.1).
+issuance = Table(
+    "issuance",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("serial", LargeBinary, nullable=False, unique=True),
+    Column("status", String, nullable=False),
+    Column("root_generation", Integer, nullable=False),
+    Column("profile", String, nullable=False),
+    Column("user", String, nullable=False),
+    Column("method", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("csr_sha256", LargeBinary, nullable=False),
+    Column("key_sha256", LargeBinary, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("recorded_ms", BigInteger, nullable=False),
+    Column("issued_ms", BigInteger),
+    Column("tbs", LargeBinary, nullable=False),
+    Column("signature", LargeBinary),
+    Column("reason", Integer),
+    Column("revoked_ms", BigInteger),
+    # The number of the audit row that tells of the last revocation or release: whoever knows all up to a number asks
+    # for what is above it.
+    Column("revocation", BigInteger),
+    Index("issuance_by_request", "request_digest", "recorded_ms"),
+    Index("issuance_by_key", "key_sha256"),
+    Index("issuance_by_end", "not_after"),
+)
+Index("issuance_by_revocation", issuance.c.revocation, sqlite_where=issuance.c.revocation.is_not(None))
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("token", LargeBinary, primary_key=True),
+    Column("csr_sha256", LargeBinary, nullable=False),
+    Column("serial", LargeBinary, nullable=False),
+    Index("idempotency_by_serial", "serial"),
+)
+
+# The chain, and beside it where it ends, without which its last rows could be cut off unseen.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("event", String, nullable=False),
+    Column("fields", String, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("one", Integer, primary_key=True),
+    Column("last_id", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+
+def open_ledger(path: Path, *, for_writing: bool) -> Engine:
+    """Return an engine on the file, which is made where it is missing: WAL, every commit synced to the disk."""
+    # A transaction that begins with reading and then writes is refused at once where another process writes; one that
+    # begins as a writer waits its turn.
+    begin_with = "BEGIN IMMEDIATE" if for_writing else "BEGIN"
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        # SQLAlchemy's documented recipe: the driver must not begin transactions on its own.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin_with)
+
+    return engine
+
+
+def prepare(connection: Connection) -> bool:
+    """Make the tables where they are not there yet, and bring those of version 1 up to date.
+
+    Returns:
+        Whether the ledger was of version 1, which had no audit.
+
+    Raises:
+        LedgerUnavailable: the file is of another version.
+    """
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version not in (0, 1, SCHEMA_VERSION):
+        raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
+    if version == 1:
+        for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
+            connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
+        for index in (*issuance.indexes, *idempotency.indexes):
+            index.create(connection, checkfirst=True)
+    metadata.create_all(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return bool(version == 1)
+
+
+@contextmanager
+def reading(state_dir: Path) -> Iterator[Connection]:
+    """Give one consistent look at the ledger, from any process.
+
+    Raises:
+        LedgerUnavailable: there is no ledger, or it cannot be read.
+    """
+    with _transaction(state_dir, for_writing=False) as connection:
+        yield connection
+
+
+@contextmanager
+def writing(state_dir: Path) -> Iterator[Connection]:
+    """Give one transaction, for a command that changes the ledger beside a running agent, or without one.
+
+    Raises:
+        LedgerUnavailable: there is no ledger, or it cannot be written; then nothing was.
+    """
+    with _transaction(state_dir, for_writing=True) as connection:
+        yield connection
+
+
+@contextmanager
+def _transaction(state_dir: Path, *, for_writing: bool) -> Iterator[Connection]:
+    path = state_dir / FILE_NAME
+    if not path.exists() or path.stat().st_size == 0:
+        raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
+    engine = open_ledger(path, for_writing=for_writing)
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version != SCHEMA_VERSION:
+                text = f"it has schema version {version}, not {SCHEMA_VERSION}; an agent of this version updates it"
+                raise LedgerUnavailable(f"ledger {path}: {text}")
+            yield connection
+    except SQLAlchemyError as error:
+        raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def check_not_missing(state_dir: Path) -> None:
+    """Refuse a state directory whose ledger is gone: what was issued before would be forgotten without a word.
+
+    Raises:
+        LedgerUnavailable: with the two ways out.
+    """
+    path = state_dir / FILE_NAME
+    if not path.exists():
+        raise LedgerUnavailable(
+            f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
+            f" or begin an empty one: touch {path}"
+        )
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong without the statement and its parameters, which SQLAlchemy's own text would show."""
+    return str(getattr(error, "orig", None) or error)

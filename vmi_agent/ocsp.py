@@ -1,0 +1,210 @@
+"""The OCSP responder (RFC 6960, with the nonce of RFC 9654): one certificate per request, answered by a delegate.
+
+The CA's own key signs the delegate's certificate and nothing else, so what it answers costs the CA's token nothing.
+Answers without a nonce are kept and given again until half of their time is over, or the certificate's status changes.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from sqlalchemy import Connection, select
+
+from vmi_agent.authority import Authority, Generations
+from vmi_agent.certificate import SERIAL_OCTETS
+from vmi_agent.custody import CustodyError
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_rows import ISSUED
+from vmi_agent.ledger_schema import issuance
+from vmi_agent.responder import Responders
+from vmi_agent.revocation import Reason
+
+VALIDITY = timedelta(hours=1)
+KEPT_ANSWERS = 4096
+_NONCE_OCTETS = range(1, 129)  # RFC 9654, 2.1
+
+_HASHES: tuple[hashes.HashAlgorithm, ...] = (hashes.SHA1(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512())  # noqa: S303  # names a certificate here, and is what clients send
+_REASONS = {
+    Reason.keyCompromise: x509.ReasonFlags.key_compromise,
+    Reason.affiliationChanged: x509.ReasonFlags.affiliation_changed,
+    Reason.superseded: x509.ReasonFlags.superseded,
+    Reason.cessationOfOperation: x509.ReasonFlags.cessation_of_operation,
+    Reason.certificateHold: x509.ReasonFlags.certificate_hold,
+    Reason.privilegeWithdrawn: x509.ReasonFlags.privilege_withdrawn,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OcspAnswer:
+    """An OCSPResponse in DER, and until when it may be given again (ms since 1970-01-01 UTC; 0: not at all)."""
+
+    der: bytes
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    status: ocsp.OCSPCertStatus
+    revoked_at: datetime | None = None
+    reason: x509.ReasonFlags | None = None
+
+
+class OcspResponder:
+    """Answers OCSP requests.
+
+    Args:
+        generations: whose leaves are asked about.
+        responders: the delegates.
+        ledger: knows every certificate.
+        now: returns the aware UTC time.
+        report: is told of each failure that is the agent's own.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        responders: Responders,
+        ledger: Ledger,
+        now: Callable[[], datetime],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self._generations = generations
+        self._responders = responders
+        self._ledger = ledger
+        self._now = now
+        self._report = report
+        self._issuers: dict[tuple[str, bytes, bytes], Authority] = {}
+        self._kept: OrderedDict[tuple[str, int, int], OcspAnswer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def answer(self, request_der: bytes) -> OcspAnswer:
+        """Return the answer to a request, whatever it is. Blocks; any thread may call this."""
+        try:
+            request = ocsp.load_der_ocsp_request(request_der)
+            nonce = _nonce_of(request)
+            name = request.hash_algorithm.name
+        except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
+            return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
+        authority = self._issuer(name, request.issuer_name_hash, request.issuer_key_hash)
+        if authority is None:
+            return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
+        key = (name, authority.generation, request.serial_number)
+        if nonce is None:
+            kept = self._kept_answer(key)
+            if kept is not None:
+                return kept
+        try:
+            answer = self._sign(request, authority, nonce)
+        except (LedgerUnavailable, CustodyError) as error:
+            self._report(error)
+            return _unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
+        if nonce is None:
+            self._keep(key, answer)
+        return answer
+
+    def forget(self, serials: frozenset[bytes]) -> None:
+        """These certificates were revoked or released: their answers are signed anew."""
+        numbers = {int.from_bytes(serial) for serial in serials}
+        with self._lock:
+            for key in [key for key in self._kept if key[2] in numbers]:
+                del self._kept[key]
+
+    def _issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> Authority | None:
+        found = self._issuers.get((hash_name, name_hash, key_hash))
+        if found is None and len(self._issuers) != len(_HASHES) * len(self._generations.all()):
+            self._issuers = {
+                key: authority for authority in self._generations.all() for key in _names_of(authority.certificate)
+            }
+            found = self._issuers.get((hash_name, name_hash, key_hash))
+        return found
+
+    def _kept_answer(self, key: tuple[str, int, int]) -> OcspAnswer | None:
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or milliseconds(self._now() + VALIDITY / 2) > kept.expires_ms:
+                return None
+            self._kept.move_to_end(key)
+            return kept
+
+    def _keep(self, key: tuple[str, int, int], answer: OcspAnswer) -> None:
+        with self._lock:
+            self._kept[key] = answer
+            while len(self._kept) > KEPT_ANSWERS:
+                self._kept.popitem(last=False)
+
+    def _sign(self, request: ocsp.OCSPRequest, authority: Authority, nonce: x509.OCSPNonce | None) -> OcspAnswer:
+        delegate = self._responders.get(authority)
+        status = self._ledger.read(lambda connection: _status_of(connection, authority, request.serial_number))
+        now = self._now().replace(microsecond=0)
+        builder = (
+            ocsp.OCSPResponseBuilder()
+            .add_response_by_hash(
+                request.issuer_name_hash,
+                request.issuer_key_hash,
+                request.serial_number,
+                request.hash_algorithm,
+                status.status,
+                now,
+                now + VALIDITY,
+                status.revoked_at,
+                status.reason,
+            )
+            .responder_id(ocsp.OCSPResponderEncoding.HASH, delegate.certificate)
+            .certificates([delegate.certificate])
+        )
+        if nonce is not None:
+            builder = builder.add_extension(nonce, critical=False)
+        der = builder.sign(delegate.key, delegate.hash_algorithm).public_bytes(Encoding.DER)
+        return OcspAnswer(der, 0 if nonce is not None else milliseconds(now + VALIDITY))
+
+
+def _status_of(connection: Connection, authority: Authority, serial: int) -> _Status:
+    if not 0 < serial < 1 << 8 * SERIAL_OCTETS:
+        return _Status(ocsp.OCSPCertStatus.UNKNOWN)
+    row = connection.execute(
+        select(issuance.c.reason, issuance.c.revoked_ms).where(
+            issuance.c.serial == serial.to_bytes(SERIAL_OCTETS),
+            issuance.c.status == ISSUED,
+            issuance.c.root_generation == authority.generation,
+        )
+    ).first()
+    if row is None:
+        return _Status(ocsp.OCSPCertStatus.UNKNOWN)
+    if row.reason is None:
+        return _Status(ocsp.OCSPCertStatus.GOOD)
+    revoked_at = datetime.fromtimestamp(row.revoked_ms // 1000, UTC)
+    return _Status(ocsp.OCSPCertStatus.REVOKED, revoked_at, _REASONS.get(Reason(row.reason)))
+
+
+def _nonce_of(request: ocsp.OCSPRequest) -> x509.OCSPNonce | None:
+    found = None
+    for extension in request.extensions:
+        if isinstance(extension.value, x509.OCSPNonce):
+            found = extension.value
+            if len(found.nonce) not in _NONCE_OCTETS:
+                raise ValueError("a nonce that is too long or empty")
+        elif extension.critical:
+            raise ValueError("a critical extension that is not known")
+    return found
+
+
+def _names_of(issuer: x509.Certificate) -> list[tuple[str, bytes, bytes]]:
+    """Return what requests may name an issuer by: hashes over its name and its key (RFC 6960, 4.1.1)."""
+    named = []
+    for algorithm in _HASHES:
+        request = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build()
+        named.append((algorithm.name, request.issuer_name_hash, request.issuer_key_hash))
+    return named
+
+
+def _unsuccessful(status: ocsp.OCSPResponseStatus) -> OcspAnswer:
+    return OcspAnswer(ocsp.OCSPResponseBuilder.build_unsuccessful(status).public_bytes(Encoding.DER), 0)

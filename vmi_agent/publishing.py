@@ -1,0 +1,155 @@
+"""What the CA publishes beside leaves: for each generation its CRL and its certificates, made beforehand.
+
+Serving one is a look into a dictionary. A CRL is made anew after each revocation and on a period; its number is the
+time of its making in milliseconds, so it rises over restarts and restored backups as long as the clock does, and the
+agent does not start on a clock that went back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from vmi_agent import crl
+from vmi_agent.audit import Event
+from vmi_agent.authority import Authority, Generations
+from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger import Ledger
+from vmi_agent.revocation import changes_since
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Something published.
+
+    Attributes:
+        version: another one for other octets.
+        next_update_ms: until when it is good, in milliseconds since 1970-01-01 UTC; 0 where it has no end.
+    """
+
+    der: bytes
+    version: int
+    next_update_ms: int
+
+
+@dataclass(slots=True)
+class _Revoked:
+    """What one generation's CRL lists.
+
+    Attributes:
+        entries: encoded, with the end of the certificate in seconds since 1970-01-01 UTC, by serial.
+        changed: since the last CRL was made.
+        made_at: the thisUpdate of the last CRL.
+        number: of the last CRL.
+    """
+
+    entries: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    changed: bool = True
+    made_at: datetime | None = None
+    number: int = 0
+
+
+class RevocationLists:
+    """The CRL of each generation.
+
+    Args:
+        generations: sign them.
+        ledger: knows what is revoked, and whose audit is told of each CRL.
+        validity: from thisUpdate to nextUpdate.
+        period: how often a CRL is made anew where nothing was revoked.
+        now: returns the aware UTC time.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        ledger: Ledger,
+        validity: timedelta,
+        period: timedelta,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._generations = generations
+        self._ledger = ledger
+        self._validity = validity
+        self._period = period
+        self._now = now
+        self._seen = 0
+        self._revoked: dict[int, _Revoked] = {}
+        self._made: dict[int, Publication] = {}
+        self.newest_number = 0
+
+    def get(self, generation: int) -> Publication | None:
+        """Return a generation's CRL. Does not block; any thread may call this."""
+        return self._made.get(generation)
+
+    def refresh(self) -> frozenset[bytes]:
+        """Take in what was revoked or released since the last call, and make those CRLs anew that are due.
+
+        Blocks; one thread at a time.
+
+        Returns:
+            The serials whose status changed.
+
+        Raises:
+            LedgerUnavailable, CustodyError: a CRL that is due was not made; the next call tries again.
+        """
+        changed = self._take_in_changes()
+        now = self._now().replace(microsecond=0)
+        for authority in self._generations.all():
+            revoked = self._revoked.setdefault(authority.generation, _Revoked())
+            is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
+            if (revoked.changed or is_due) and authority.certificate.not_valid_after_utc > now:
+                self._make(authority, revoked, now)
+        return changed
+
+    def _take_in_changes(self) -> frozenset[bytes]:
+        seen = self._seen
+        changes = self._ledger.read(lambda connection: list(changes_since(connection, seen)))
+        for change in changes:
+            revoked = self._revoked.setdefault(change.root_generation, _Revoked())
+            revoked.changed = True
+            if change.reason is None:
+                revoked.entries.pop(change.serial, None)
+            else:
+                entry = crl.entry(change.serial, change.revoked_ms, change.reason)
+                revoked.entries[change.serial] = (change.not_after, entry)
+            self._seen = change.number
+        return frozenset(change.serial for change in changes)
+
+    def _make(self, authority: Authority, revoked: _Revoked, now: datetime) -> None:
+        if revoked.made_at is not None:
+            # Who ended before the last CRL was on it after its end (RFC 5280, 3.3), and need not be on this one.
+            last_s = revoked.made_at.timestamp()
+            revoked.entries = {serial: kept for serial, kept in revoked.entries.items() if kept[0] >= last_s}
+        number = max(milliseconds(self._now()), revoked.number + 1)
+        next_update = now + self._validity
+        entries = (entry for _, entry in revoked.entries.values())
+        der = crl.make(authority.issuer, authority.custody, number, now, next_update, entries)
+        fields = {
+            "root_generation": authority.generation,
+            "number": number,
+            "revoked": len(revoked.entries),
+            "sha256": sha256(der).hexdigest(),
+        }
+        self._ledger.note(Event("crl issued", milliseconds(self._now()), fields))
+        revoked.changed, revoked.made_at, revoked.number = False, now, number
+        self._made = self._made | {authority.generation: Publication(der, number, milliseconds(next_update))}
+        self.newest_number = max(self.newest_number, number)
+
+
+def ca_certificates(generations: Generations, generation: int) -> Publication | None:
+    """Return a generation's certificates and the cross-certificates for its root, as a certs-only CMS message.
+
+    This is what the caIssuers of a leaf may point to (RFC 5280, 4.2.2.1).
+    """
+    authority = generations.get(generation)
+    if authority is None:
+        return None
+    crosses = [x509.load_der_x509_certificate(each) for other in generations.all() for each in other.crosses]
+    certificates = [*authority.certificates, *(each for each in crosses if each.subject == authority.root.subject)]
+    der = pkcs7.serialize_certificates(certificates, serialization.Encoding.DER)
+    return Publication(der, int.from_bytes(sha256(der).digest()[:7]), 0)

@@ -1,0 +1,163 @@
+"""The OCSP responder's delegates: for each generation a key of its own and a certificate (RFC 6960, 4.2.2.2).
+
+The certificate is issued on the first request, and anew before it ends, through the ledger as every other is. Key and
+certificate stand in `STATE/ca/N/ocsp.pem`.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from protocol.records import NO_IDEMPOTENCY_KEY
+from runtime.files import FileRefused, read_secret, replace_file
+from vmi_agent import ca_store
+from vmi_agent.authority import Authority
+from vmi_agent.certificate import assemble, certificate_tbs, extension, new_serial
+from vmi_agent.custody import CustodyError, file
+from vmi_agent.custody.algorithms import hash_of, key_type_of
+from vmi_agent.errors import SelfCheckFailed
+from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_rows import Intent, Signature
+
+VALIDITY = timedelta(days=90)
+RENEW_BEFORE_END = timedelta(days=30)
+BACK_DATE = timedelta(minutes=5)
+_PROFILE = "ocsp-responder"
+_ITSELF = "vmi-agent"
+
+_EXTENSIONS = (
+    extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
+    extension(x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True),
+    extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
+    # Nobody is to ask the responder about itself (RFC 6960, 4.2.2.2.1).
+    extension(x509.OCSPNoCheck()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """A key that signs OCSP answers, and its certificate."""
+
+    key: CertificateIssuerPrivateKeyTypes
+    certificate: x509.Certificate
+
+    @property
+    def hash_algorithm(self) -> hashes.SHA256 | hashes.SHA384 | None:
+        """What the key's signatures hash with."""
+        return hash_of(self.certificate.public_key())
+
+
+class Responders:
+    """The delegates of all generations.
+
+    Args:
+        state_dir: where the CA is.
+        passphrase: encrypts their keys, as it does the CA's; None leaves them in the clear.
+        ledger: records their certificates.
+        now: returns the aware UTC time.
+    """
+
+    def __init__(self, state_dir: Path, passphrase: bytes | None, ledger: Ledger, now: Callable[[], datetime]) -> None:
+        self._state_dir = state_dir
+        self._passphrase = passphrase
+        self._ledger = ledger
+        self._now = now
+        self._delegates: dict[int, Delegate] = {}
+        self._lock = threading.Lock()
+
+    def get(self, authority: Authority) -> Delegate:
+        """Return a generation's delegate, which is made where it is missing or about to end.
+
+        Raises:
+            CustodyError, LedgerUnavailable: it cannot be made now.
+        """
+        with self._lock:
+            delegate = self._delegates.get(authority.generation) or self._load(authority)
+            if delegate is None or self._ends_soon(delegate, authority):
+                delegate = self._make(authority)
+            self._delegates[authority.generation] = delegate
+            return delegate
+
+    def _ends_soon(self, delegate: Delegate, authority: Authority) -> bool:
+        end = delegate.certificate.not_valid_after_utc
+        return end < min(self._now() + RENEW_BEFORE_END, authority.issuer.not_after)
+
+    def _path(self, authority: Authority) -> Path:
+        return ca_store.directory_of(self._state_dir, authority.generation) / ca_store.OCSP_FILE
+
+    def _load(self, authority: Authority) -> Delegate | None:
+        path = self._path(authority)
+        try:
+            pem = read_secret(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, FileRefused) as error:
+            raise CustodyError(f"OCSP responder: {error}") from error
+        key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        return Delegate(key, ca_store.read_certificates(path)[0])
+
+    def _make(self, authority: Authority) -> Delegate:
+        key = file.make_key(_key_type_for(authority))
+        certificate = self._issue(key, authority)
+        pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
+        replace_file(self._path(authority), pem)
+        return Delegate(key, certificate)
+
+    def _issue(self, key: CertificateIssuerPrivateKeyTypes, authority: Authority) -> x509.Certificate:
+        key_info = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"VMI OCSP responder {authority.generation}")])
+        now = self._now()
+        not_before = now.replace(microsecond=0) - BACK_DATE
+        not_after = min(not_before + VALIDITY, authority.issuer.not_after)
+        serial = new_serial()
+        issuer = authority.issuer
+        tbs = certificate_tbs(issuer, serial, not_before, not_after, name.public_bytes(), key_info, _EXTENSIONS)
+        key_sha256 = sha256(key_info).digest()
+        intent = Intent(
+            serial=serial,
+            tbs=tbs,
+            root_generation=authority.generation,
+            profile=_PROFILE,
+            user=_ITSELF,
+            method=_ITSELF,
+            address="",
+            idempotency_key=NO_IDEMPOTENCY_KEY,
+            csr_sha256=key_sha256,  # there is no CSR: the key stands for it
+            key_sha256=key_sha256,
+            subject=name.rfc4514_string(),
+            not_before=int(not_before.timestamp()),
+            not_after=int(not_after.timestamp()),
+            recorded_ms=milliseconds(now),
+        )
+        self._ledger.record_intent(intent)
+        signature = authority.custody.sign(tbs)
+        der = assemble(tbs, signature)
+        certificate = x509.load_der_x509_certificate(der)
+        try:
+            certificate.verify_directly_issued_by(authority.certificate)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise SelfCheckFailed("the OCSP responder's certificate does not verify under the CA") from error
+        self._ledger.record_signature(
+            Signature(serial, signature, milliseconds(self._now()), sha256(der).digest(), intent.not_after)
+        )
+        return certificate
+
+
+def _key_type_for(authority: Authority) -> str:
+    """Return a kind of key that is no weaker than the CA's, and quick: only a post-quantum CA needs its own kind."""
+    ca_key = key_type_of(authority.certificate.public_key())
+    if ca_key.startswith("mldsa"):
+        return ca_key
+    return "p384" if ca_key == "p384" else "p256"

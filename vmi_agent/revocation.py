@@ -1,0 +1,111 @@
+"""Revoking and releasing certificates in the ledger (RFC 5280, 5.3.1)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from vmi_agent import audit
+from vmi_agent.audit import Event
+from vmi_agent.ledger_rows import ISSUED
+from vmi_agent.ledger_schema import issuance
+
+
+class Reason(IntEnum):
+    """CRLReason (RFC 5280, 5.3.1), under the names that it has there; those that make sense for a client's leaf."""
+
+    unspecified = 0
+    keyCompromise = 1
+    affiliationChanged = 3
+    superseded = 4
+    cessationOfOperation = 5
+    certificateHold = 6
+    privilegeWithdrawn = 9
+
+
+class RevocationRefused(Exception):
+    """A certificate cannot be revoked or released as it stands; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A row that was revoked or released.
+
+    Attributes:
+        number: of the audit row that tells of it.
+        reason: None where it was released.
+        revoked_ms: in milliseconds since 1970-01-01 UTC; not_after in seconds.
+    """
+
+    number: int
+    serial: bytes
+    root_generation: int
+    reason: int | None
+    revoked_ms: int
+    not_after: int
+
+
+def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str) -> None:
+    """Revoke a certificate, or put it on hold, in the transaction of the connection.
+
+    Args:
+        serial: 17 octets.
+        now_ms: in milliseconds since 1970-01-01 UTC.
+        by: who does it, for the audit.
+
+    Raises:
+        RevocationRefused: there is no such certificate, or it is revoked already.
+    """
+    row = _find(connection, serial)
+    if row.reason is not None and not (row.reason == Reason.certificateHold != reason):
+        raise RevocationRefused(f"certificate {serial.hex()} is revoked already ({Reason(row.reason).name})")
+    # From hold to revoked for good: it counts as revoked from the beginning of the hold.
+    revoked_ms = now_ms if row.revoked_ms is None else row.revoked_ms
+    fields = {"serial": serial.hex(), "reason": int(reason), "reason_name": reason.name, "by": by}
+    _mark(connection, serial, reason, revoked_ms, Event("revoked", now_ms, fields))
+
+
+def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None:
+    """Take a certificate off hold. Arguments as for `revoke`.
+
+    Raises:
+        RevocationRefused: there is no such certificate, or it is not on hold.
+    """
+    row = _find(connection, serial)
+    if row.reason != Reason.certificateHold:
+        state = "not revoked" if row.reason is None else f"revoked for good ({Reason(row.reason).name})"
+        raise RevocationRefused(f"certificate {serial.hex()} is {state}; only one on hold can be released")
+    _mark(connection, serial, None, None, Event("released", now_ms, {"serial": serial.hex(), "by": by}))
+
+
+def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
+    """Yield what was revoked or released since the change of this number, each certificate as it stands now."""
+    rows = connection.execute(
+        select(
+            issuance.c.revocation,
+            issuance.c.serial,
+            issuance.c.root_generation,
+            issuance.c.reason,
+            issuance.c.revoked_ms,
+            issuance.c.not_after,
+        )
+        .where(issuance.c.revocation > number)
+        .order_by(issuance.c.revocation)
+    )
+    for row in rows:
+        yield Revocation(*row)
+
+
+def _find(connection: Connection, serial: bytes) -> Any:
+    row = connection.execute(select(issuance).where(issuance.c.serial == serial, issuance.c.status == ISSUED)).first()
+    if row is None:
+        raise RevocationRefused(f"no certificate with the serial number {serial.hex()} was issued here")
+    return row
+
+
+def _mark(connection: Connection, serial: bytes, reason: Reason | None, revoked_ms: int | None, event: Event) -> None:
+    audit.append(connection, [event])
+    values = {"reason": reason, "revoked_ms": revoked_ms, "revocation": audit.read_head(connection).last_id}
+    connection.execute(update(issuance).where(issuance.c.serial == serial).values(values))

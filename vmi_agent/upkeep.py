@@ -1,0 +1,158 @@
+"""What a running agent looks after: changes that commands made beside it, CRLs that are due, anchors, pruning.
+
+Each round looks at a few numbers and does what is due. What fails is told once, until it works again, and tried again
+with the next round.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from vmi_agent import anchor, audit
+from vmi_agent.authority import Generations
+from vmi_agent.custody import CustodyError
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger import Ledger
+from vmi_agent.listing import PRUNE_BATCH, prune
+from vmi_agent.ocsp import OcspResponder
+from vmi_agent.publishing import RevocationLists
+
+PRUNE_EVERY = timedelta(hours=1)
+WARN_BEFORE_END = timedelta(days=90)
+WARN_EVERY = timedelta(days=1)
+
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorTo:
+    """Where the audit's head is written down.
+
+    Attributes:
+        file: None for no file.
+        syslog: the path of a unix socket or HOST:PORT; None for none.
+        period: how often.
+    """
+
+    file: Path | None
+    syslog: str | None
+    period: timedelta
+
+
+class Upkeep:
+    """One round after the other, in one worker thread.
+
+    Args:
+        generations, lists, responder, ledger: what is looked after.
+        anchor_to: where anchors go.
+        keep_expired: how long certificates are kept after their end; None for ever.
+        now: returns the aware UTC time.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        lists: RevocationLists,
+        responder: OcspResponder,
+        ledger: Ledger,
+        anchor_to: AnchorTo,
+        keep_expired: timedelta | None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._generations = generations
+        self._lists = lists
+        self._responder = responder
+        self._ledger = ledger
+        self._anchor_to = anchor_to
+        self._keep_expired = keep_expired
+        self._now = now
+        self._told: dict[str, str] = {}
+        self._due: dict[str, datetime] = {}
+
+    def round(self) -> tuple[int, int]:
+        """Do what is due. Blocks.
+
+        Returns:
+            The root generation and the number of the newest CRL, as proxies are told them.
+        """
+        self._try("new generation of the CA not usable", self._look_for_newer)
+        self._try("CRL not made", self._refresh_lists)
+        self._try("audit not anchored", self._anchor)
+        self._try("expired certificates not pruned", self._prune)
+        self._warn_of_end()
+        return self._generations.current.generation, self._lists.newest_number
+
+    def _try(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (CustodyError, LedgerUnavailable, OSError) as error:
+            if self._told.get(what) != str(error):
+                self._told[what] = str(error)
+                _log.warn(what, reason=str(error))
+        else:
+            if self._told.pop(what, None) is not None:
+                _log.info("works again", what=what)
+
+    def _is_due(self, what: str, period: timedelta) -> bool:
+        now = self._now()
+        if self._due.get(what, now) > now:
+            return False
+        self._due[what] = now + period
+        return True
+
+    def _look_for_newer(self) -> None:
+        if self._generations.look_for_newer():
+            _log.info("CA rotated", root_generation=self._generations.current.generation)
+
+    def _refresh_lists(self) -> None:
+        changed = self._lists.refresh()
+        if changed:
+            self._responder.forget(changed)
+            _log.info("revocations taken in", count=len(changed), crl_number=self._lists.newest_number)
+
+    def _anchor(self) -> None:
+        to = self._anchor_to
+        if to.file is None and to.syslog is None:
+            return
+        if not self._is_due("anchor", to.period):
+            return
+        self.write_anchor()
+
+    def write_anchor(self) -> None:
+        """Write down where the audit ends now.
+
+        Raises:
+            LedgerUnavailable, OSError: it cannot be read, or the anchor not be written; the next round tries again.
+        """
+        to = self._anchor_to
+        if to.file is None and to.syslog is None:
+            return
+        try:
+            line = anchor.line_of(self._ledger.read(audit.read_head), self._now())
+            if to.file is not None:
+                anchor.append_to_file(to.file, line)
+            if to.syslog is not None:
+                anchor.send_to_syslog(to.syslog, line)
+        except (LedgerUnavailable, OSError):
+            self._due.pop("anchor", None)
+            raise
+
+    def _prune(self) -> None:
+        if self._keep_expired is None or not self._is_due("prune", PRUNE_EVERY):
+            return
+        now = self._now()
+        ended_before = now - self._keep_expired
+        count = self._ledger.change(lambda connection: prune(connection, ended_before, milliseconds(now)))
+        if count:
+            _log.info("expired certificates pruned", count=count)
+        if count == PRUNE_BATCH:
+            self._due.pop("prune")  # the rest with the next rounds, so that signing gets its turns
+
+    def _warn_of_end(self) -> None:
+        end = self._generations.current.issuer.not_after
+        if end - self._now() < WARN_BEFORE_END and self._is_due("warning of the CA's end", WARN_EVERY):
+            _log.warn("CA ends soon or has ended: vmi-agent ca rotate", not_after=end.isoformat())
