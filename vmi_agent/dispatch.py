@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.errors import ErrorCode
-from protocol.records import Answer, Chain, Error, SignCsr, Signed
+from protocol.records import Answer, Chain, Error, GetOcsp, GetPublished, SignCsr, Signed
 from vmi_agent.authority import Authority
 from vmi_agent.errors import LedgerUnavailable, NotWanted, Refused
 from vmi_agent.issuing import Issuing
@@ -38,6 +38,14 @@ class Dispatch:
     def chain(self) -> Chain:
         """Return the CA's certificates. Does not block."""
         return Chain(self._authority.generation, self._authority.chain)
+
+    def published(self, _request: GetPublished) -> Answer:
+        """Return the answer to a GET_PUBLISHED. Does not block."""
+        return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="Nothing is published here.")
+
+    def ocsp(self, _request: GetOcsp) -> Answer:
+        """Return the answer to a GET_OCSP. Blocks; never raises."""
+        return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="There is no OCSP responder here.")
 
     def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
         """Return the answer to a SIGN_CSR, and what to log of it. Blocks; never raises.
