@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["protocol"]):
     from protocol.errors import ErrorCode, RemoteProtocolError
     from protocol.events import AnswerReceived, RequestReceived
     from protocol.frame import MAX_LENGTH, Frame, FrameDecoder, encode_frame
-    from protocol.records import Error, GetChain, Hello, Role
+    from protocol.records import Error, GetChain, GetOcsp, GetPublished, Hello, PublicationKind, Request, Role
 
 MAX_RECORD = 100_000
 WINDOW = 4
@@ -57,8 +57,9 @@ def one_input(data: bytes) -> None:
         connection.receive_data(framed(hello(Role.ASKER if role is Role.AGENT else Role.AGENT)), now=0.0)
         while connection.next_event() is not None:
             pass
+        asked: list[Request] = [GetChain(1), GetPublished(1, PublicationKind.CRL, 1, 0, 0), GetOcsp(1, b"0")]
         while connection.room > 0:
-            connection.ask(GetChain(1))
+            connection.ask(asked[connection.room % len(asked)])
     sent = connection.data_to_send()
     seen: set[int] = set()
     failed = False

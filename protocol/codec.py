@@ -17,12 +17,18 @@ from protocol.records import (
     Drain,
     Error,
     GetChain,
+    GetOcsp,
+    GetPublished,
     Hello,
+    OcspAnswer,
     Ping,
     Pong,
+    Published,
     Record,
+    Request,
     SignCsr,
     Signed,
+    Status,
 )
 
 CRITICAL = 0x8000
@@ -116,6 +122,7 @@ _LAYOUTS = (
     _Layout(0x02, Ping, struct.Struct(">Q"), ("token",)),
     _Layout(0x03, Pong, struct.Struct(">Q"), ("token",)),
     _Layout(0x04, Drain, struct.Struct(">"), ()),
+    _Layout(0x05, Status, struct.Struct(">QQ"), ("root_generation", "crl_number")),
     _Layout(0x0F, Error, struct.Struct(">HBI"), ("code", "retryable", "retry_after_ms"), (("text", _Text),)),
     _Layout(
         0x10,
@@ -128,6 +135,21 @@ _LAYOUTS = (
     _Layout(0x12, GetChain, struct.Struct(">I"), ("deadline_ms",)),
     _Layout(0x13, Chain, struct.Struct(">Q"), ("root_generation",), (("chain", _OctetsList),)),
     _Layout(0x14, Cancel, struct.Struct(">"), ()),
+    _Layout(
+        0x15,
+        GetPublished,
+        struct.Struct(">IBQQI"),
+        ("deadline_ms", "kind", "root_generation", "known_version", "offset"),
+    ),
+    _Layout(
+        0x16,
+        Published,
+        struct.Struct(">BQQQII"),
+        ("kind", "root_generation", "version", "next_update_ms", "total", "offset"),
+        (("part", _Octets),),
+    ),
+    _Layout(0x17, GetOcsp, struct.Struct(">I"), ("deadline_ms",), (("request", _Octets),)),
+    _Layout(0x18, OcspAnswer, struct.Struct(">Q"), ("expires_ms",), (("response", _Octets),)),
 )
 _BY_CODE = {layout.code: layout for layout in _LAYOUTS}
 _BY_RECORD = {layout.record: layout for layout in _LAYOUTS}
@@ -153,7 +175,7 @@ def encode_record(record: Record) -> tuple[int, bytes]:
 def may_be_request(type_code: int) -> bool:
     """Return whether a type code is a request's: a known one, or one that a later version may have made."""
     layout = _BY_CODE.get(type_code)
-    return type_code >= FIRST_REQUEST_TYPE if layout is None else layout.record in (SignCsr, GetChain)
+    return type_code >= FIRST_REQUEST_TYPE if layout is None else issubclass(layout.record, Request)
 
 
 def decode_record(type_code: int, payload: bytes) -> Record:

@@ -35,6 +35,7 @@ from protocol.events import (
     PeerReady,
     RequestCancelled,
     RequestReceived,
+    StatusReceived,
 )
 from protocol.frame import VERSION, Frame, FrameDecoder, encode_frame
 from protocol.liveness import Liveness, Timeouts
@@ -45,21 +46,29 @@ from protocol.records import (
     Drain,
     Error,
     GetChain,
+    GetOcsp,
+    GetPublished,
     Hello,
+    OcspAnswer,
     Ping,
     Pong,
+    Published,
     Record,
     Request,
     Role,
     SignCsr,
     Signed,
+    Status,
 )
 
 BUSY_RETRY_AFTER_MS = 1000
 
-_REQUEST_TYPES = (SignCsr, GetChain)
-_ANSWER_TYPES = (Signed, Chain, Error)
-_ANSWER_TO: dict[type[Request], type[Answer]] = {SignCsr: Signed, GetChain: Chain}
+_ANSWER_TO: dict[type[Request], type[Answer]] = {
+    SignCsr: Signed,
+    GetChain: Chain,
+    GetPublished: Published,
+    GetOcsp: OcspAnswer,
+}
 
 
 class Connection:
@@ -205,6 +214,15 @@ class Connection:
         self._send_record(request_id, record)
         self._owed.remove(request_id)
 
+    def tell_status(self, root_generation: int, crl_number: int) -> None:
+        """Tell the asker that one of these changed; does nothing before its HELLO or once closed.
+
+        Raises:
+            LocalProtocolError: a value does not fit its field.
+        """
+        if not self.closed and self.peer is not None:
+            self._send_record(0, Status(root_generation, crl_number))
+
     def drain(self) -> None:
         """Tell the asker to send nothing new here. What is owed is still to be answered.
 
@@ -271,11 +289,11 @@ class Connection:
         if request_id == 0:
             return self._connection_record_received(record)
         if self._hello.role is Role.AGENT:
-            if isinstance(record, _REQUEST_TYPES):
+            if isinstance(record, Request):
                 return self._request_received(request_id, record)
             if isinstance(record, Cancel):
                 return self._cancel_received(request_id)
-        elif isinstance(record, _ANSWER_TYPES):
+        elif isinstance(record, Answer):
             return self._answer_received(request_id, record)
         raise RemoteProtocolError(ErrorCode.BAD_SEQUENCE, f"{type(record).__name__} with a request id, to this role")
 
@@ -303,6 +321,8 @@ class Connection:
             case Drain() if self._hello.role is Role.ASKER:
                 self.draining = True
                 return PeerDraining()
+            case Status() if self._hello.role is Role.ASKER:
+                return StatusReceived(record)
         raise RemoteProtocolError(ErrorCode.BAD_SEQUENCE, f"{type(record).__name__} out of place")
 
     def _request_received(self, request_id: int, record: Request) -> Event | None:

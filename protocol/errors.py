@@ -28,6 +28,7 @@ class ErrorCode(IntEnum):
     CSR_POLICY = 20
     REQUEST_CONFLICT = 21
     UNSUPPORTED = 22
+    NOT_FOUND = 23
     # The request was not carried out, or nobody knows: it may be repeated.
     BUSY = 32
     DEADLINE = 33

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from protocol.records import Answer, Error, Hello, Request
+from protocol.records import Answer, Error, Hello, Request, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,26 @@ class PeerDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusReceived:
+    """Asker only: the agent has another root, or another CRL."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFailed:
     """The peer found fault with this side and closes; `error` says why."""
 
     error: Error
 
 
-Event = PeerReady | RequestReceived | RequestCancelled | AnswerReceived | LateAnswer | PeerDraining | PeerFailed
+Event = (
+    PeerReady
+    | RequestReceived
+    | RequestCancelled
+    | AnswerReceived
+    | LateAnswer
+    | PeerDraining
+    | StatusReceived
+    | PeerFailed
+)

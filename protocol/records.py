@@ -13,6 +13,10 @@ MAGIC = b"VMICERTX"
 NO_IDEMPOTENCY_KEY = bytes(16)
 MAX_CHAIN_CERTIFICATES = 8
 LEAST_MAX_RECORD = 65_536
+# Octets of what is published that one record carries; of an OCSP request; of its response.
+MAX_PART = 32_768
+MAX_OCSP_REQUEST = 4_096
+MAX_OCSP_RESPONSE = 32_768
 
 
 class Role(IntEnum):
@@ -20,6 +24,13 @@ class Role(IntEnum):
 
     ASKER = 1
     AGENT = 2
+
+
+class PublicationKind(IntEnum):
+    """What an agent publishes for each root generation."""
+
+    CRL = 1
+    CA_CERTIFICATES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,19 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Status:
+    """From the agent: one of these changed, so what the asker keeps may be out of date.
+
+    Attributes:
+        root_generation: the agent's current trust anchor.
+        crl_number: rises whenever any CRL, of any generation, was made anew.
+    """
+
+    root_generation: int
+    crl_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Error:
     """A request was not carried out (its request id), or the connection ends (request id 0).
 
@@ -125,8 +149,7 @@ class SignCsr:
     csr: bytes
 
     def __post_init__(self) -> None:
-        if self.deadline_ms < 1:
-            raise ValueError("deadline of 0 ms")
+        _check_deadline(self.deadline_ms)
         if len(self.idempotency_key) != 16:
             raise ValueError("idempotency key is not 16 octets")
         if not self.user:
@@ -162,8 +185,7 @@ class GetChain:
     deadline_ms: int
 
     def __post_init__(self) -> None:
-        if self.deadline_ms < 1:
-            raise ValueError("deadline of 0 ms")
+        _check_deadline(self.deadline_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +204,105 @@ class Cancel:
     """The asker no longer waits for the request of this request id. Advisory: the request is still answered once."""
 
 
-Request = SignCsr | GetChain
-Answer = Signed | Chain | Error
-Record = Hello | Ping | Pong | Drain | Error | SignCsr | Signed | GetChain | Chain | Cancel
+@dataclass(frozen=True, slots=True)
+class GetPublished:
+    """Ask for a part of what the agent publishes for a root generation.
+
+    Attributes:
+        deadline_ms: as in SIGN_CSR.
+        kind: see `PublicationKind`.
+        root_generation: whose.
+        known_version: the version that the asker has whole; 0 where it has none.
+        offset: of the first octet that is wanted.
+    """
+
+    deadline_ms: int
+    kind: PublicationKind
+    root_generation: int
+    known_version: int
+    offset: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", PublicationKind(self.kind))
+        _check_deadline(self.deadline_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A part of what is published, or word that the version which the asker has is the current one.
+
+    Attributes:
+        kind, root_generation: as they were asked for.
+        version: 1 or more, rising with each change of what is published under this kind and generation.
+        next_update_ms: when the next version is due, in ms since 1970-01-01 UTC; 0 where no time is set.
+        total: octets of the whole; 0 where `version` is the one that the asker has.
+        offset: where `part` begins.
+        part: at most `MAX_PART` octets of DER, at least one unless `total` is 0.
+    """
+
+    kind: PublicationKind
+    root_generation: int
+    version: int
+    next_update_ms: int
+    total: int
+    offset: int
+    part: bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", PublicationKind(self.kind))
+        if self.version < 1:
+            raise ValueError("version 0")
+        if len(self.part) > MAX_PART:
+            raise ValueError(f"a part over {MAX_PART} octets")
+        if self.offset + len(self.part) > self.total:
+            raise ValueError("a part that reaches past the end")
+        if self.total and not self.part:
+            raise ValueError("a part without octets")
+
+
+@dataclass(frozen=True, slots=True)
+class GetOcsp:
+    """Ask for the response to an OCSP request (RFC 6960, 4.1).
+
+    Attributes:
+        deadline_ms: as in SIGN_CSR.
+        request: 1 … 4,096 octets, an OCSPRequest in DER as far as the asker knows.
+    """
+
+    deadline_ms: int
+    request: bytes
+
+    def __post_init__(self) -> None:
+        _check_deadline(self.deadline_ms)
+        if not 1 <= len(self.request) <= MAX_OCSP_REQUEST:
+            raise ValueError(f"an OCSP request that is empty or over {MAX_OCSP_REQUEST} octets")
+
+
+@dataclass(frozen=True, slots=True)
+class OcspAnswer:
+    """The response to a GET_OCSP.
+
+    Attributes:
+        expires_ms: until when the same request may be answered with this, in ms since 1970-01-01 UTC; 0: not at all.
+        response: an OCSPResponse in DER (RFC 6960, 4.2), of an error as well; 1 … 32,768 octets.
+    """
+
+    expires_ms: int
+    response: bytes
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.response) <= MAX_OCSP_RESPONSE:
+            raise ValueError(f"an OCSP response that is empty or over {MAX_OCSP_RESPONSE} octets")
+
+
+Request = SignCsr | GetChain | GetPublished | GetOcsp
+Answer = Signed | Chain | Published | OcspAnswer | Error
+Record = Hello | Ping | Pong | Drain | Status | Cancel | Request | Answer
+
+
+def _check_deadline(deadline_ms: int) -> None:
+    if deadline_ms < 1:
+        raise ValueError("deadline of 0 ms")
 
 
 def _check_chain(chain: tuple[bytes, ...], least: int) -> None:

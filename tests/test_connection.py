@@ -14,22 +14,47 @@ from protocol.events import (
     PeerReady,
     RequestCancelled,
     RequestReceived,
+    StatusReceived,
 )
-from protocol.records import Cancel, Chain, Drain, Error, GetChain, Ping, Pong, Record, Role, Signed
+from protocol.records import (
+    Cancel,
+    Chain,
+    Drain,
+    Error,
+    GetChain,
+    GetOcsp,
+    GetPublished,
+    OcspAnswer,
+    Ping,
+    Pong,
+    PublicationKind,
+    Published,
+    Record,
+    Request,
+    Role,
+    Signed,
+    Status,
+)
 
 SIGNED = Signed(b"s" * 32, 1, (b"leaf", b"root"))
 CHAIN = Chain(1, (b"root",))
+GET_CRL = GetPublished(5, PublicationKind.CRL, 1, 0, 0)
+CRL = Published(PublicationKind.CRL, 1, 7, 0, 3, 0, b"crl")
+GET_OCSP, OCSP = GetOcsp(5, b"request"), OcspAnswer(0, b"response")
 BUSY = Error(ErrorCode.BUSY, True, 1000, "more than 2 requests under way on this connection")
 GONE = Error(ErrorCode.FAILED, True, 0, "gone")
 
 # (role, what the connection did before, what comes in, the events of it, what is sent because of it)
 Case = tuple[Role, list[tuple[int, Record]], tuple[int, Record], list[Event], list[tuple[int, Record]]]
 ASKED_TWICE: list[tuple[int, Record]] = [(1, SIGN), (2, GetChain(5))]
+ASKED_FOR_PUBLISHED: list[tuple[int, Record]] = [(1, GET_CRL), (2, GET_OCSP)]
 CASES: dict[str, Case] = {
     "agent gets PING": (Role.AGENT, [], (0, Ping(7)), [], [(0, Pong(7))]),
     "asker gets PING": (Role.ASKER, [], (0, Ping(7)), [], [(0, Pong(7))]),
     "agent gets SIGN_CSR": (Role.AGENT, [], (1, SIGN), [RequestReceived(1, SIGN)], []),
     "agent gets GET_CHAIN": (Role.AGENT, [], (9, GetChain(5)), [RequestReceived(9, GetChain(5))], []),
+    "agent gets GET_PUBLISHED": (Role.AGENT, [], (1, GET_CRL), [RequestReceived(1, GET_CRL)], []),
+    "agent gets GET_OCSP": (Role.AGENT, [], (1, GET_OCSP), [RequestReceived(1, GET_OCSP)], []),
     "agent gets a second request": (Role.AGENT, [(1, SIGN)], (2, SIGN), [RequestReceived(2, SIGN)], []),
     "agent gets one over the window": (Role.AGENT, ASKED_TWICE, (3, SIGN), [], [(3, BUSY)]),
     "agent gets CANCEL": (Role.AGENT, [(1, SIGN)], (1, Cancel()), [RequestCancelled(1)], []),
@@ -39,6 +64,9 @@ CASES: dict[str, Case] = {
     "asker gets SIGNED": (Role.ASKER, ASKED_TWICE, (1, SIGNED), [AnswerReceived(1, SIGNED)], []),
     "asker gets CHAIN first": (Role.ASKER, ASKED_TWICE, (2, CHAIN), [AnswerReceived(2, CHAIN)], []),
     "asker gets ERROR for a request": (Role.ASKER, ASKED_TWICE, (2, GONE), [AnswerReceived(2, GONE)], []),
+    "asker gets PUBLISHED": (Role.ASKER, ASKED_FOR_PUBLISHED, (1, CRL), [AnswerReceived(1, CRL)], []),
+    "asker gets OCSP_ANSWER": (Role.ASKER, ASKED_FOR_PUBLISHED, (2, OCSP), [AnswerReceived(2, OCSP)], []),
+    "asker gets STATUS": (Role.ASKER, [], (0, Status(2, 9)), [StatusReceived(Status(2, 9))], []),
     "asker gets DRAIN": (Role.ASKER, [], (0, Drain()), [PeerDraining()], []),
 }
 
@@ -51,7 +79,7 @@ def test_connection_receives(case: Case, one_by_one: bool) -> None:
     receiver = ready(role)
     for earlier_id, earlier in before:
         if role is Role.ASKER:
-            assert isinstance(earlier, (type(SIGN), GetChain))
+            assert isinstance(earlier, Request)
             receiver.ask(earlier)
         else:
             receiver.receive_data(encode(earlier, earlier_id), now=0.0)
@@ -60,6 +88,33 @@ def test_connection_receives(case: Case, one_by_one: bool) -> None:
 
     assert feed(receiver, encode(record, request_id), one_by_one=one_by_one) == events
     assert sent_records(receiver.data_to_send()) == sent
+
+
+@pytest.mark.parametrize(("asked", "answer"), [(GET_CRL, OCSP), (GET_OCSP, CRL), (SIGN, CRL), (GetChain(5), OCSP)])
+def test_answer_of_another_type(asked: Request, answer: Record) -> None:
+    """An answer whose type does not fit its request ends the connection."""
+    asker = ready(Role.ASKER)
+    asker.ask(asked)
+
+    [fault] = feed(asker, encode(answer, 1), one_by_one=False)
+
+    assert isinstance(fault, RemoteProtocolError)
+    assert fault.code is ErrorCode.BAD_SEQUENCE
+
+
+def test_tell_status_before_hello_and_after() -> None:
+    """STATUS is sent to an asker that has said HELLO, and neither before that nor on a closed connection."""
+    agent = connection(Role.AGENT)
+    agent.tell_status(1, 1)
+    assert agent.data_to_send() == b""
+
+    feed(agent, encode(ASKER_HELLO), one_by_one=False)
+    agent.tell_status(2, 9)
+    assert sent_records(agent.data_to_send()) == [(0, Status(2, 9))]
+
+    agent.close()
+    agent.tell_status(3, 10)
+    assert agent.data_to_send() == b""
 
 
 def test_error_before_hello() -> None:

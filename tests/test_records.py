@@ -1,5 +1,7 @@
 """Records: they come through the codec unchanged, and refuse values that the protocol forbids."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +10,33 @@ from protocol.assembly import MAX_UNFINISHED_RECORDS, RecordAssembly, split_reco
 from protocol.codec import decode_record, encode_record
 from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from protocol.frame import MAX_PAYLOAD, Frame
-from protocol.records import Cancel, Chain, Drain, Error, GetChain, Hello, Ping, Pong, Record, Role, SignCsr, Signed
+from protocol.records import (
+    MAX_OCSP_REQUEST,
+    MAX_OCSP_RESPONSE,
+    MAX_PART,
+    Cancel,
+    Chain,
+    Drain,
+    Error,
+    GetChain,
+    GetOcsp,
+    GetPublished,
+    Hello,
+    OcspAnswer,
+    Ping,
+    Pong,
+    PublicationKind,
+    Published,
+    Record,
+    Role,
+    SignCsr,
+    Signed,
+    Status,
+)
 
 u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
+deadlines = st.integers(1, 2**32 - 1)
+kinds = st.sampled_from(PublicationKind)
 words = st.text(max_size=60)
 chains = st.lists(st.binary(min_size=1, max_size=50), min_size=2, max_size=8).map(tuple)
 
@@ -32,7 +58,7 @@ records: st.SearchStrategy[Record] = st.one_of(
     st.builds(Error, code=st.sampled_from(ErrorCode), retryable=st.booleans(), retry_after_ms=u32, text=words),
     st.builds(
         SignCsr,
-        deadline_ms=st.integers(1, 2**32 - 1),
+        deadline_ms=deadlines,
         idempotency_key=st.binary(min_size=16, max_size=16),
         user=st.text(min_size=1, max_size=60),
         method=words,
@@ -40,9 +66,23 @@ records: st.SearchStrategy[Record] = st.one_of(
         csr=st.binary(max_size=200),
     ),
     st.builds(Signed, csr_sha256=st.binary(min_size=32, max_size=32), root_generation=u64, chain=chains),
-    st.builds(GetChain, deadline_ms=st.integers(1, 2**32 - 1)),
+    st.builds(GetChain, deadline_ms=deadlines),
     st.builds(Chain, root_generation=u64, chain=chains),
     st.just(Cancel()),
+    st.builds(Status, root_generation=u64, crl_number=u64),
+    st.builds(GetPublished, deadline_ms=deadlines, kind=kinds, root_generation=u64, known_version=u64, offset=u32),
+    st.builds(
+        Published,
+        kind=kinds,
+        root_generation=u64,
+        version=st.integers(1, 2**64 - 1),
+        next_update_ms=u64,
+        total=st.integers(1000, 2**32 - 1),
+        offset=st.integers(0, 800),
+        part=st.binary(min_size=1, max_size=200),
+    ),
+    st.builds(GetOcsp, deadline_ms=deadlines, request=st.binary(min_size=1, max_size=200)),
+    st.builds(OcspAnswer, expires_ms=u64, response=st.binary(min_size=1, max_size=200)),
 )
 
 
@@ -94,6 +134,40 @@ def test_error_at_the_limit_of_its_text() -> None:
     Error(ErrorCode.FAILED, True, 0, "x" * 512)
     with pytest.raises(ValueError, match="512"):
         Error(ErrorCode.FAILED, True, 0, "x" * 513)
+
+
+def published(*, version: int = 1, total: int = 0, offset: int = 0, part: bytes = b"") -> Published:
+    """Return a PUBLISHED."""
+    return Published(PublicationKind.CRL, 1, version, 0, total, offset, part)
+
+
+def test_published_at_the_limits_of_its_part() -> None:
+    """A part holds 32,768 octets and may end where the whole does; one more of either is refused."""
+    published(total=MAX_PART + 7, offset=7, part=bytes(MAX_PART))
+    published()
+    with pytest.raises(ValueError, match="32768"):
+        published(total=MAX_PART + 1, part=bytes(MAX_PART + 1))
+    with pytest.raises(ValueError, match="past the end"):
+        published(total=MAX_PART + 6, offset=7, part=bytes(MAX_PART))
+
+
+@pytest.mark.parametrize("wrong", [{"version": 0}, {"total": 1}, {"offset": 1}, {"total": 1, "offset": 1}])
+def test_published_that_says_nothing(wrong: dict[str, Any]) -> None:
+    """Every PUBLISHED has a version, and brings octets unless there are none to bring."""
+    with pytest.raises(ValueError, match=r"version 0|without octets|past the end"):
+        published(**wrong)
+
+
+def test_ocsp_records_at_the_limits_of_their_octets() -> None:
+    """An OCSP request holds 4,096 octets, a response 32,768; neither may be empty or longer."""
+    GetOcsp(1, bytes(MAX_OCSP_REQUEST))
+    OcspAnswer(0, bytes(MAX_OCSP_RESPONSE))
+    for size in (0, MAX_OCSP_REQUEST + 1):
+        with pytest.raises(ValueError, match="4096"):
+            GetOcsp(1, bytes(size))
+    for size in (0, MAX_OCSP_RESPONSE + 1):
+        with pytest.raises(ValueError, match="32768"):
+            OcspAnswer(0, bytes(size))
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_PAYLOAD, MAX_PAYLOAD + 1, 3 * MAX_PAYLOAD])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -12,7 +13,7 @@ from twisted.logger import Logger
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
-from protocol.records import Answer, Error, Hello, SignCsr
+from protocol.records import Answer, Error, GetOcsp, GetPublished, Hello, SignCsr
 from runtime.endpoints import describe, source_of
 from runtime.sparse import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
@@ -23,10 +24,12 @@ from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
+# Anybody may ask for a certificate's status; signing has the rest of the threads' time.
+OCSP_AT_ONCE = 16
 
 _log = Logger()
 
-InThread = Callable[..., Deferred[Outcome]]
+InThread = Callable[..., Deferred[Any]]
 
 
 class _Wanted:
@@ -70,6 +73,10 @@ class AgentChannel(ChannelTransport):
         match event:
             case RequestReceived(request_id, SignCsr() as record):
                 self._sign(request_id, record)
+            case RequestReceived(request_id, GetPublished() as record):
+                self._answer(request_id, self._server.dispatch.published(record))
+            case RequestReceived(request_id, GetOcsp() as record):
+                self._ocsp(request_id, record)
             case RequestReceived(request_id):
                 self._answer(request_id, self._server.dispatch.chain())
             case RequestCancelled(request_id):
@@ -134,8 +141,23 @@ class AgentChannel(ChannelTransport):
         self._under_way[request_id] = wanted
         if not server.admission.enter(question, start):
             del self._under_way[request_id]
-            text = "The agent has as many requests as it takes."
-            self._answer(request_id, Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text))
+            self._answer(request_id, _busy())
+
+    def _ocsp(self, request_id: int, record: GetOcsp) -> None:
+        server = self._server
+
+        def start() -> None:
+            work = server.in_thread(server.dispatch.ocsp, record)
+            work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
+
+        def finished(answer: Answer) -> None:
+            server.ocsp_admission.leave(record.request)
+            self._answer(request_id, answer)
+            self.flush()
+            server.look_whether_drained()
+
+        if not server.ocsp_admission.enter(record.request, start):
+            self._answer(request_id, _busy())
 
     def _answer(self, request_id: int, answer: Answer) -> None:
         if self.connection.closed:
@@ -184,6 +206,7 @@ class AgentServer(ServerFactory):
         self.in_thread = in_thread
         self.timeouts = timeouts or Timeouts()
         self.admission = Admission(max_requests)
+        self.ocsp_admission = Admission(OCSP_AT_ONCE)
         self.channels: set[AgentChannel] = set()
         self.doorway = Doorway()
         self.tell_of_stranger = Sparse(self._tell_of_stranger, clock.seconds)
@@ -206,6 +229,12 @@ class AgentServer(ServerFactory):
             return AgentChannel(self, self._make_hello())
         self.tell_of_stranger("connection refused", peer=describe(addr), reason=reason)
         return None
+
+    def tell_status(self, root_generation: int, crl_number: int) -> None:
+        """Tell every proxy that has said HELLO that one of these changed. To be called on the reactor's thread."""
+        for channel in self.channels:
+            channel.connection.tell_status(root_generation, crl_number)
+            channel.flush()
 
     def drain(self) -> Deferred[None]:
         """Tell every proxy to send nothing new; fires when all that was asked is answered."""
@@ -242,3 +271,7 @@ class AgentServer(ServerFactory):
         if self._disconnected is not None and not self.channels:
             disconnected, self._disconnected = self._disconnected, None
             disconnected.callback(None)
+
+
+def _busy() -> Error:
+    return Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, "The agent has as many requests as it takes.")
