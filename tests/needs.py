@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 
-def need(program: str) -> str:
-    """Return the program's name, or skip the test with what to install; on CI a skip is a failure (conftest)."""
+def need(program: str, package: str = "") -> str:
+    """Return the program's name, or skip the test with what to install; on CI a skip is a failure (conftest).
+
+    Args:
+        package: Debian's, where it is named otherwise.
+    """
     if shutil.which(program) is None:
-        pytest.skip(f"install {program}: apt-get install {program}")
+        pytest.skip(f"install {program}: apt-get install {package or program}")
     return program
 
 
