@@ -2,15 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr
-from vmi_agent import authority
-from vmi_agent.authority import Authority
+from vmi_agent import authority, ca_life, ca_store
+from vmi_agent.authority import Authority, Generations
+from vmi_agent.custody.opening import Access
+from vmi_agent.dispatch import Dispatch
 from vmi_agent.issuing import Issuing
 from vmi_agent.ledger import Ledger
+from vmi_agent.ocsp import OcspResponder
 from vmi_agent.profile import Profile
+from vmi_agent.publishing import RevocationLists
+from vmi_agent.responder import Responders
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
@@ -38,14 +44,71 @@ def always() -> None:
     """Somebody still waits."""
 
 
+def create_ca(state_dir: Path, key_type: str = "p256", now: datetime = START) -> Authority:
+    """Make a CA, the next generation of its state directory."""
+    ledger = Ledger(state_dir, now)
+    try:
+        return ca_life.create(state_dir, key_type, Access(), now, ledger.note)
+    finally:
+        ledger.close()
+
+
+def load_ca(state_dir: Path) -> Authority:
+    """Load the newest generation."""
+    return authority.load(state_dir, ca_store.newest(state_dir), Access())
+
+
+@dataclass
+class Agent:
+    """The parts of an agent, as `vmi_agent.service` puts them together.
+
+    Attributes:
+        failures: what it reported as its own.
+    """
+
+    ledger: Ledger
+    generations: Generations
+    issuing: Issuing
+    lists: RevocationLists
+    responder: OcspResponder
+    dispatch: Dispatch
+    failures: list[BaseException]
+
+
+@contextmanager
+def open_agent(
+    state_dir: Path,
+    time: Time,
+    *,
+    key_type: str = "p256",
+    profile: Profile | None = None,
+    access: Access | None = None,
+    publish_at: str | None = None,
+) -> Iterator[Agent]:
+    """Open the parts of an agent, with a CA that is made on the first time; close them at the end."""
+    access = access or Access()
+    ledger = Ledger(state_dir, time())
+    try:
+        if not authority.exists(state_dir):
+            ca_life.create(state_dir, key_type, access, time(), ledger.note)
+        failures: list[BaseException] = []
+        generations = Generations(state_dir, access, publish_at, time(), lambda *_: None)
+        issuing = Issuing(lambda: generations.current, ledger, profile or Profile(), time)
+        lists = RevocationLists(generations, ledger, timedelta(days=7), timedelta(days=1), time)
+        responders = Responders(state_dir, access.passphrase, ledger, time)
+        responder = OcspResponder(generations, responders, ledger, time, failures.append)
+        report = lambda error, _: failures.append(error)  # noqa: E731  # one line, used once
+        dispatch = Dispatch(generations, issuing, lists, responder, ledger, time, report)
+        yield Agent(ledger, generations, issuing, lists, responder, dispatch, failures)
+        generations.close()
+    finally:
+        ledger.close()
+
+
 @contextmanager
 def issuing(
     state_dir: Path, time: Time, *, key_type: str = "p256", profile: Profile | None = None
 ) -> Iterator[tuple[Issuing, Authority]]:
-    """Open a CA, made on the first time, with its ledger; close them at the end."""
-    ca = authority.load(state_dir) if authority.exists(state_dir) else authority.create(state_dir, key_type, time())
-    ledger = Ledger(state_dir)
-    try:
-        yield Issuing(ca, ledger, profile or Profile(), time), ca
-    finally:
-        ledger.close()
+    """Open an agent's issuing alone, with the CA that it issues under."""
+    with open_agent(state_dir, time, key_type=key_type, profile=profile) as agent:
+        yield agent.issuing, agent.generations.current

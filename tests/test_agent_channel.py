@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from agents import START, Time, request
+from agents import Time, open_agent, request
 from conftest import LogWatch
 from cryptography import x509
 from csrs import make_csr
@@ -26,12 +26,7 @@ from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.events import LateAnswer, PeerDraining
 from protocol.records import Chain, Error, GetChain, Role, Signed
-from vmi_agent import authority
-from vmi_agent.dispatch import Dispatch
-from vmi_agent.issuing import Issuing
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import FILE_NAME
-from vmi_agent.profile import Profile
+from vmi_agent.ledger_schema import FILE_NAME
 from vmi_agent.server import AgentServer
 
 WINDOW = 64
@@ -234,19 +229,20 @@ def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
 def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWatch) -> None:
     """An answer over the asker's max_record becomes FAILED, and the request is over."""
     log_watch.expect_error("answer does not fit")
-    ca = replace(authority.create(tmp_path, "p256", START), root_der=bytes(70_000))
-    dispatch = Dispatch(ca, Issuing(ca, cast(Ledger, None), Profile(), Time()), print)
-    server = AgentServer(Clock(), dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
-    transport = StringTransport()
-    channel = server.buildProtocol(transport.getPeer())
-    assert channel is not None
-    channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
-    channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
-    transport.clear()
+    with open_agent(tmp_path, Time()) as agent:
+        generations = agent.generations
+        generations.current = replace(generations.current, chain=(bytes(70_000),))
+        server = AgentServer(Clock(), agent.dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
+        transport = StringTransport()
+        channel = server.buildProtocol(transport.getPeer())
+        assert channel is not None
+        channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
+        channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
+        transport.clear()
 
-    channel.dataReceived(encode(GetChain(1000), 1))
+        channel.dataReceived(encode(GetChain(1000), 1))
 
-    [(request_id, answer)] = sent_records(transport.value())
-    assert (request_id, code_of(answer)) == (1, "FAILED")
-    assert channel.connection.unanswered == 0
-    channel.connectionLost()
+        [(request_id, answer)] = sent_records(transport.value())
+        assert (request_id, code_of(answer)) == (1, "FAILED")
+        assert channel.connection.unanswered == 0
+        channel.connectionLost()

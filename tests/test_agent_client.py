@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 import pytest_twisted
-from agents import START, Time, request
+from agents import Time, open_agent, request
 from csrs import make_csr
 from octets import AGENT_HELLO, ASKER_HELLO, SIGN, encode, sent_records
 from twisted.internet import reactor as the_reactor
@@ -30,40 +30,28 @@ from protocol.records import Cancel, Drain, Error, Ping, Pong
 from runtime.endpoints import server_endpoint
 from runtime.lifecycle import Reactor
 from runtime.transport import LAST_WORD_S
-from vmi_agent import authority
-from vmi_agent.dispatch import Dispatch
-from vmi_agent.issuing import Issuing
-from vmi_agent.ledger import Ledger
-from vmi_agent.profile import Profile
 from vmi_agent.server import AgentServer
 
 reactor = cast(Reactor, the_reactor)
 
 
-def fail_on_report(error: BaseException, _csr_sha256: bytes) -> None:
-    """A failure inside the agent is one of the test's."""
-    raise AssertionError(error)
-
-
 @asynccontextmanager
 async def agent_server(state_dir: Path) -> AsyncIterator[tuple[AgentServer, IListeningPort]]:
     """Run an agent on a free port of this process until the end of the `with`."""
-    ca = authority.create(state_dir, "p256", START)
-    ledger = Ledger(state_dir)
     pool = ThreadPool(4, 4)
-    pool.start()
-    dispatch = Dispatch(ca, Issuing(ca, ledger, Profile(), Time()), fail_on_report)
     in_thread = partial(deferToThreadPool, reactor, pool)
-    server = AgentServer(reactor, dispatch, lambda: AGENT_HELLO, in_thread, max_requests=100)
-    port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)
-    try:
-        yield server, port
-    finally:
-        await maybeDeferred(port.stopListening)
-        await server.drain()
-        await server.disconnect()
-        pool.stop()
-        ledger.close()
+    with open_agent(state_dir, Time()) as agent:
+        pool.start()
+        server = AgentServer(reactor, agent.dispatch, lambda: AGENT_HELLO, in_thread, max_requests=100)
+        port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)
+        try:
+            yield server, port
+        finally:
+            await maybeDeferred(port.stopListening)
+            await server.drain()
+            await server.disconnect()
+            pool.stop()
+        assert agent.failures == []
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agents import START, Time, always, issuing, request
+from agents import START, Time, always, create_ca, issuing, load_ca, request
 from csrs import make_csr
 from sqlalchemy import event
 
@@ -19,6 +19,8 @@ from vmi_agent import authority, ledger_rows
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_schema import FILE_NAME, open_ledger
+from vmi_agent.listing import Filter, list_certificates
 
 
 def mode(path: Path) -> int:
@@ -28,7 +30,7 @@ def mode(path: Path) -> int:
 
 def test_create_authority_is_private(tmp_path: Path) -> None:
     """Key 0600, directories 0700, and nothing left of the making."""
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
 
     assert mode(tmp_path / "ca" / "1" / "key.pem") == 0o600
     assert {mode(tmp_path / "ca"), mode(tmp_path / "ca" / "1")} == {0o700}
@@ -37,12 +39,12 @@ def test_create_authority_is_private(tmp_path: Path) -> None:
 
 def test_create_authority_again_is_the_next_generation(tmp_path: Path) -> None:
     """A second CA gets a number, a name and a key of its own; the first stays where it is."""
-    first = authority.create(tmp_path, "p256", START)
-    second = authority.create(tmp_path, "p256", START)
+    first = create_ca(tmp_path)
+    second = create_ca(tmp_path)
 
     assert (first.generation, second.generation) == (1, 2)
     assert first.root.subject != second.root.subject
-    assert authority.load(tmp_path).root == second.root
+    assert load_ca(tmp_path).root == second.root
     assert (tmp_path / "ca" / "1" / "key.pem").exists()
 
 
@@ -52,83 +54,83 @@ def test_create_authority_over_a_killed_creation(tmp_path: Path) -> None:
     (tmp_path / "ca" / ".1.new" / "key.pem").write_text("half a key")
     assert not authority.exists(tmp_path)
 
-    assert authority.create(tmp_path, "p256", START).generation == 1
+    assert create_ca(tmp_path).generation == 1
 
 
 @pytest.mark.parametrize("open_to", [stat.S_IRGRP, stat.S_IROTH, stat.S_IWGRP, stat.S_IXOTH])
 def test_load_authority_with_a_key_open_to_others(tmp_path: Path, open_to: int) -> None:
     """Any right of group or others on the key file is refused, with the command that mends it."""
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
     key = tmp_path / "ca" / "1" / "key.pem"
     key.chmod(0o600 | open_to)
     with pytest.raises(CustodyError, match="chmod 600"):
-        authority.load(tmp_path)
+        load_ca(tmp_path)
 
     key.chmod(0o400)
-    assert authority.load(tmp_path).generation == 1
+    assert load_ca(tmp_path).generation == 1
 
 
 def test_load_authority_with_a_key_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key file that belongs to somebody else is refused."""
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(CustodyError, match="this process runs as 12345"):
-        authority.load(tmp_path)
+        load_ca(tmp_path)
 
 
 @pytest.mark.parametrize("key", [b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
 def test_load_authority_with_a_broken_key(tmp_path: Path, key: bytes) -> None:
     """A file that holds no key is told as that, without its contents."""
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
     (tmp_path / "ca" / "1" / "key.pem").write_bytes(key)
-    with pytest.raises(CustodyError, match="not an unencrypted PKCS#8"):
-        authority.load(tmp_path)
+    with pytest.raises(CustodyError, match="not a private key in PEM"):
+        load_ca(tmp_path)
 
 
 def test_load_authority_with_another_cas_key(tmp_path: Path) -> None:
     """Key and root must belong together."""
-    authority.create(tmp_path, "p256", START)
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
+    create_ca(tmp_path)
     (tmp_path / "ca" / "1" / "key.pem").replace(tmp_path / "ca" / "2" / "key.pem")
     with pytest.raises(CustodyError, match="do not belong together"):
-        authority.load(tmp_path)
+        load_ca(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["key.pem", "root.pem"])
 def test_load_authority_with_a_file_missing(tmp_path: Path, missing: str) -> None:
     """A missing file is named."""
-    authority.create(tmp_path, "p256", START)
+    create_ca(tmp_path)
     (tmp_path / "ca" / "1" / missing).unlink()
     with pytest.raises(CustodyError, match=missing):
-        authority.load(tmp_path)
+        load_ca(tmp_path)
 
 
 def test_load_authority_where_there_is_none(tmp_path: Path) -> None:
     """Without a CA the advice is how to make one."""
     with pytest.raises(CustodyError, match="vmi-agent ca init"):
-        authority.load(tmp_path)
+        load_ca(tmp_path)
 
 
 def test_ledger_of_another_version(tmp_path: Path) -> None:
     """A ledger of a version that this agent does not know is not touched."""
-    with closing(sqlite3.connect(tmp_path / ledger_rows.FILE_NAME)) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(LedgerUnavailable, match="99"):
-        Ledger(tmp_path)
+        Ledger(tmp_path, START)
 
 
 def test_ledger_that_is_no_database(tmp_path: Path) -> None:
     """A file that is not SQLite's is refused."""
-    (tmp_path / ledger_rows.FILE_NAME).write_bytes(b"not a database" * 100)
+    (tmp_path / FILE_NAME).write_bytes(b"not a database" * 100)
     with pytest.raises(LedgerUnavailable, match="not a database"):
-        Ledger(tmp_path)
+        Ledger(tmp_path, START)
 
 
 def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
     """While another process holds the ledger, nothing is issued; once it lets go, issuing resumes by itself."""
     with issuing(tmp_path, Time()) as (opened, _):
         opened.issue(request(make_csr()), always)
-        other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
+        other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         csr = make_csr()
         with pytest.raises(LedgerUnavailable, match="locked"):
@@ -137,17 +139,17 @@ def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
         other.close()
 
         assert len(opened.issue(request(csr), always).chain) == 2
-    assert len(list(ledger_rows.list_certificates(tmp_path))) == 2
+    assert len(list(list_certificates(tmp_path, Filter(), START))) == 2
 
 
 def test_ledger_commits_together_what_arrives_together(tmp_path: Path) -> None:
     """Intents that pile up while a commit is under way share the next one."""
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, START)
     commits: list[object] = []
     event.listen(ledger._engine, "commit", lambda connection: commits.append(connection))
     begun = threading.Event()
     event.listen(ledger._engine, "checkout", lambda *_: begun.set())
-    other = sqlite3.connect(tmp_path / ledger_rows.FILE_NAME, isolation_level=None)
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -189,7 +191,7 @@ def make_intent(number: int) -> ledger_rows.Intent:
 @pytest.mark.parametrize("instead", ["nothing", "another file"])
 def test_ledger_that_is_replaced_under_the_agent(tmp_path: Path, instead: str) -> None:
     """Where the file is gone, or another one in its place, nothing is issued into what nobody can read."""
-    path = tmp_path / ledger_rows.FILE_NAME
+    path = tmp_path / FILE_NAME
     with issuing(tmp_path, Time()) as (opened, _):
         path.rename(tmp_path / "moved")
         if instead == "another file":
@@ -204,7 +206,7 @@ def test_ledger_that_is_replaced_under_the_agent(tmp_path: Path, instead: str) -
 def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
     """What a ledger error says holds neither the statement nor its parameters."""
     with issuing(tmp_path, Time()) as (opened, _):
-        with closing(sqlite3.connect(tmp_path / ledger_rows.FILE_NAME)) as other, other:
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other, other:
             other.execute("DROP TABLE idempotency")
             other.execute("ALTER TABLE issuance RENAME TO gone")
         with pytest.raises(LedgerUnavailable) as caught:
@@ -214,7 +216,7 @@ def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
 
 def test_ledger_is_durable(tmp_path: Path) -> None:
     """Write-ahead log, and a sync with every commit."""
-    engine = ledger_rows.open_ledger(tmp_path / ledger_rows.FILE_NAME, for_writing=True)
+    engine = open_ledger(tmp_path / FILE_NAME, for_writing=True)
     with engine.connect() as connection:
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     engine.dispose()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import START, Time, always, issuing, request
+from agents import START, Time, always, create_ca, issuing, request
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from csrs import OPENSSL_KEYS, make_csr, openssl_csr
@@ -25,10 +25,10 @@ from judges import (
 
 from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent import authority, ledger_rows
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
 from vmi_agent.issuing import Issuing
+from vmi_agent.ledger_schema import FILE_NAME
 from vmi_agent.profile import Profile
 
 
@@ -53,7 +53,7 @@ def to_pem(chain: tuple[bytes, ...]) -> str:
 
 def rows(state_dir: Path) -> list[Any]:
     """Read the ledger's table from outside."""
-    with closing(sqlite3.connect(state_dir / ledger_rows.FILE_NAME)) as connection, connection:
+    with closing(sqlite3.connect(state_dir / FILE_NAME)) as connection, connection:
         connection.row_factory = sqlite3.Row
         return connection.execute("SELECT * FROM issuance ORDER BY id").fetchall()
 
@@ -210,13 +210,16 @@ class WatchingCustody:
         signature: bytes = self._inner.sign(b"something else" if self.sign_something_else else tbs)
         return signature
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
 
 @pytest.fixture
 def watched(tmp_path: Path, time: Time) -> Iterator[tuple[Issuing, WatchingCustody]]:
     """Yield a CA whose custody is watched."""
     with issuing(tmp_path, time) as (opened, ca):
         custody = WatchingCustody(ca.custody, tmp_path)
-        opened._authority = replace(ca, custody=custody)
+        opened._current = lambda: replace(ca, custody=custody)
         yield opened, custody
 
 
@@ -329,7 +332,7 @@ def test_issue_again_after_the_root_changed(tmp_path: Path, time: Time) -> None:
     csr, key = make_csr(), b"k" * 16
     with issuing(tmp_path, time) as (opened, _):
         first = opened.issue(request(csr, key=key), always).chain
-    authority.create(tmp_path, "p256", time())
+    create_ca(tmp_path, now=time())
     with issuing(tmp_path, time) as (opened, ca):
         second = opened.issue(request(csr, key=key), always).chain
         x509.load_der_x509_certificate(second[0]).verify_directly_issued_by(ca.root)

@@ -13,7 +13,7 @@ from vmi_agent import ca_store
 from vmi_agent.certificate import Issuer, extension
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.custody.algorithms import signature_algorithm
-from vmi_agent.custody.opening import Access, has_key, open_key
+from vmi_agent.custody.opening import Access, open_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def load(state_dir: Path, generation: int, access: Access, publish_at: str | Non
         CustodyError: its key may not be used, or key and certificate do not belong together.
     """
     directory = ca_store.directory_of(state_dir, generation)
-    if not has_key(directory):
+    if ca_store.is_ephemeral(directory):
         raise CustodyError(
             f"generation {generation} of the CA was ephemeral: its key is gone. Start with --ephemeral-ca, or make a"
             " lasting CA: vmi-agent ca rotate"
@@ -195,9 +195,14 @@ class Generations:
         self.current = authority
         return True
 
+    def close(self) -> None:
+        """Let go of the keys; nothing is signed any more."""
+        for authority in self._by_number.values():
+            authority.custody.close()
+
     def _add_older(self, generation: int, now: datetime) -> None:
-        if not has_key(ca_store.directory_of(self._state_dir, generation)):
-            return  # it was ephemeral, and with its key went its CRLs
+        if ca_store.is_ephemeral(ca_store.directory_of(self._state_dir, generation)):
+            return  # with its key went its CRLs
         try:
             authority = load(self._state_dir, generation, self._access, self._publish_at)
         except CustodyError as error:

@@ -55,6 +55,7 @@ def create_ephemeral(
     """Make a root whose key is in this process's memory only. Arguments as for `create`."""
     with ca_store.adding(state_dir) as (generation, staging, finish):
         custody = file.FileCustody(file.make_key(key_type))
+        (staging / ca_store.EPHEMERAL_FILE).touch()
         _add_root(staging, generation, custody, now, note, "ca made, ephemeral")
         finish()
     return authority.assemble(state_dir, generation, custody, publish_at)
@@ -76,7 +77,7 @@ def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime,
     if len(certificates) > 1:
         raise StartError("the root of this CA is offline. Make a new issuing CA: vmi-agent ca csr, ca install-chain")
     old = certificates[0]
-    old_custody = open_key(old_directory, access) if has_key(old_directory) else None
+    old_custody = None if ca_store.is_ephemeral(old_directory) else open_key(old_directory, access)
     if key_type is None:
         key_type = key_type_of(old.public_key())
     with ca_store.adding(state_dir) as (generation, staging, finish):

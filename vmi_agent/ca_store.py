@@ -2,7 +2,8 @@
 
     STATE/ca/1/root.pem             the trust anchor of generation 1
     STATE/ca/1/issuing.pem          the CAs between it and the leaves, that of the key first; only under an offline root
-    STATE/ca/1/key.pem, key.uri     the key, or where in a token it is; neither for an ephemeral CA
+    STATE/ca/1/key.pem, key.uri     the key, or where in a token it is
+    STATE/ca/1/ephemeral            in place of a key that was in memory only
     STATE/ca/2/new-with-old.pem     generation 2's root as generation 1 certifies it, and the other way round
     STATE/ca/2/old-with-new.pem
     STATE/ca/1/ocsp.pem             the OCSP responder's key and certificate
@@ -29,6 +30,7 @@ ISSUING_FILE = "issuing.pem"
 NEW_WITH_OLD_FILE = "new-with-old.pem"
 OLD_WITH_NEW_FILE = "old-with-new.pem"
 OCSP_FILE = "ocsp.pem"
+EPHEMERAL_FILE = "ephemeral"
 REQUESTED = "requested"
 _LOCK_FILE = "ca.lock"
 
@@ -54,6 +56,11 @@ def newest(state_dir: Path) -> int:
 def directory_of(state_dir: Path, generation: int) -> Path:
     """Return where a generation is kept."""
     return state_dir / "ca" / str(generation)
+
+
+def is_ephemeral(directory: Path) -> bool:
+    """Return whether the key of a generation was in memory only."""
+    return (directory / EPHEMERAL_FILE).exists()
 
 
 @contextmanager

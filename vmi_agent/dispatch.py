@@ -85,7 +85,7 @@ class Dispatch:
         if found is None:
             return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="This is not published here.")
         whole = b"" if request.known_version == found.version else found.der
-        if request.offset > len(whole):
+        if request.offset >= max(1, len(whole)):
             return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="The offset is past the end.")
         part = whole[request.offset : request.offset + MAX_PART]
         return Published(

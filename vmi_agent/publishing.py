@@ -152,4 +152,5 @@ def ca_certificates(generations: Generations, generation: int) -> Publication | 
     crosses = [x509.load_der_x509_certificate(each) for other in generations.all() for each in other.crosses]
     certificates = [*authority.certificates, *(each for each in crosses if each.subject == authority.root.subject)]
     der = pkcs7.serialize_certificates(certificates, serialization.Encoding.DER)
-    return Publication(der, int.from_bytes(sha256(der).digest()[:7]), 0)
+    # Certificates are only ever added: with the next root comes its cross-certificate for this one.
+    return Publication(der, len(certificates), 0)

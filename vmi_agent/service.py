@@ -71,6 +71,7 @@ class AgentApplication:
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
         self._ledger: Ledger | None = None
+        self._generations: Generations | None = None
         self._server: AgentServer | None = None
         self._tls: Reloadable | None = None
 
@@ -80,7 +81,7 @@ class AgentApplication:
         self._lock = state_dir.claim(config.state_dir)
         try:
             ledger = self._open_ledger()
-            generations = self._open_ca(ledger)
+            self._generations = generations = self._open_ca(ledger)
             ledger.note(_event("started", {"root_generation": generations.current.generation}))
         except (CustodyError, LedgerUnavailable) as error:
             raise StartError(str(error)) from error
@@ -115,6 +116,8 @@ class AgentApplication:
             self._signers.stop()
         if self._ledger is not None:
             self._close(self._ledger)
+        if self._generations is not None:
+            self._generations.close()
         if self._lock is not None:
             self._lock.release()
 

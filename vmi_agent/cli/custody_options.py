@@ -12,6 +12,7 @@ from runtime.errors import ConfigError
 from runtime.files import read_secret
 from vmi_agent.cli.groups import settings
 from vmi_agent.custody.opening import Access
+from vmi_agent.custody.pkcs11_token import Token, read_pin
 
 # What systemd calls the passphrase where LoadCredential= brings it (systemd.exec(5)).
 CREDENTIAL = "vmi-agent-key-passphrase"
@@ -92,7 +93,7 @@ def _passphrase(path: Path | None, descriptor: int | None) -> bytes | None:
 def _first_line(content: bytes, where: str) -> bytes:
     line = content.split(b"\n", 1)[0].removesuffix(b"\r")
     if not 0 < len(line) <= _LONGEST_PASSPHRASE:
-        raise ConfigError(f"{where}: the first line is to be the passphrase or PIN, 1 to {_LONGEST_PASSPHRASE} octets")
+        raise ConfigError(f"{where}: the first line is to be the passphrase, 1 to {_LONGEST_PASSPHRASE} octets")
     return line
 
 
@@ -101,7 +102,4 @@ def _access(passphrase: bytes | None, module: Path | None, label: str | None, pi
         return Access(passphrase)
     if module is None or label is None or pin_file is None:
         raise ConfigError("a PKCS#11 token needs all of --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
-    from vmi_agent.custody.pkcs11 import Token
-
-    pin = _first_line(read_secret(pin_file), str(pin_file)).decode()
-    return Access(passphrase, Token(module, label, pin))
+    return Access(passphrase, Token(module, label, read_pin(pin_file)))

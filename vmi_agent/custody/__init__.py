@@ -26,3 +26,6 @@ class Custody(Protocol):
         Raises:
             CustodyError: the key cannot be reached now; nothing was signed.
         """
+
+    def close(self) -> None:
+        """Let go of what reaches the key. Nothing is signed any more."""

@@ -55,6 +55,9 @@ class FileCustody:
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # the one kind that is left
         return key.sign(tbs, ec.ECDSA(hash_algorithm))
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
 
 def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
     """Return a new private key of one of `KEY_TYPES`."""

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.files import replace_file
 from vmi_agent.custody import Custody, CustodyError, file
-
-if TYPE_CHECKING:
-    from vmi_agent.custody.pkcs11 import Token
+from vmi_agent.custody.pkcs11_token import Token
 
 KEY_FILE = "key.pem"
 URI_FILE = "key.uri"
@@ -24,7 +21,7 @@ class Access:
     """
 
     passphrase: bytes | None = field(default=None, repr=False)
-    token: "Token | None" = None
+    token: Token | None = None
 
 
 def has_key(directory: Path) -> bool:
