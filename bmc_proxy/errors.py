@@ -122,8 +122,8 @@ class AgentBusy(ExchangeError):
 class AgentTimeout(ExchangeError):
     """The deadline passed. A retry with the same CSR gets the certificate if it was made after all."""
 
-    def __init__(self) -> None:
-        super().__init__("The host did not answer in time. Try again with the same CSR.")
+    def __init__(self, text: str = "The host did not answer in time. Try again with the same CSR.") -> None:
+        super().__init__(text)
 
 
 class AgentFailed(ExchangeError):
@@ -131,3 +131,7 @@ class AgentFailed(ExchangeError):
 
     def __init__(self, text: str = "The host failed to sign. Nothing is wrong with the request.") -> None:
         super().__init__(text)
+
+
+class NotPublished(AgentFailed):
+    """The agent has nothing of what was asked for, or does not know the question: for a CSR that is a failure."""

@@ -3,11 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 
-from bmc_proxy.agent_client import AgentLink, Agents, chain_of
+from bmc_proxy.agent_client import Agents, chain_of
+from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.armour import to_pem
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
-from protocol.records import NO_IDEMPOTENCY_KEY, GetChain, SignCsr
+from protocol.records import NO_IDEMPOTENCY_KEY, Chain, GetChain, SignCsr
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Exchange:
         self._agents = agents
         self._roots = roots
         self._deadline_ms = int(deadline_s * 1000)
+        self.root_generation: int | None = None  # of the last root that an agent presented to this process
 
     async def sign_csr(self, der: bytes, requester: Requester, idempotency_key: str | None) -> list[str]:
         """Return the chain for a CSR, each certificate in PEM: leaf, issuing CA if there is one, root.
@@ -75,20 +77,21 @@ class Exchange:
             if last is None:
                 raise
             return Root(*last)
-        return Root(self._keep_root(chain.chain[-1]))
+        return Root(self._keep_root(chain))
 
     async def learn_root(self, link: AgentLink) -> None:
-        """Ask an agent that has just connected for its root, so that it can be told when the agent is away.
+        """Ask an agent that has just connected, or has another root, for it, so that it can be told when it is away.
 
         Raises:
             ExchangeError: it could not be asked.
         """
         chain = await chain_of(link, GetChain(self._deadline_ms))
-        self._keep_root(chain.chain[-1])
+        self._keep_root(chain)
 
-    def _keep_root(self, der: bytes) -> str:
-        pem = to_pem(der)
+    def _keep_root(self, chain: Chain) -> str:
+        pem = to_pem(chain.chain[-1])
         self._roots.received(pem)
+        self.root_generation = chain.root_generation
         return pem
 
 

@@ -10,13 +10,13 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from bmc_proxy import https
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import AccountStore, AccountsUnusable
 from bmc_proxy.administration import Administration
-from bmc_proxy.agent_client import AgentLink, Agents
+from bmc_proxy.agent_client import Agents
+from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker, PamChecker
 from bmc_proxy.config import Config
 from bmc_proxy.errors import ExchangeError
@@ -26,10 +26,12 @@ from bmc_proxy.http.crowd import Crowd
 from bmc_proxy.http.edge import Allowances, Edge
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
+from bmc_proxy.http.pki import Pki
 from bmc_proxy.http.redfish import Redfish
 from bmc_proxy.http.routes import Router
 from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.logins import Logins
+from bmc_proxy.publications import Publications
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
 from bmc_proxy.turns import Turns
@@ -82,6 +84,7 @@ class ProxyApplication:
         self._sites: list[ExchangeSite] = []
         self._lock: state_dir.StateDirLock | None = None
         self._agents: Agents | None = None
+        self._learning: set[AgentLink] = set()
         self._https: Reloadable | None = None
         self._channel: Reloadable | None = None
 
@@ -101,6 +104,7 @@ class ProxyApplication:
             raise StartError(str(error)) from error
         self._agents = Agents(self._links())
         self._exchange = Exchange(self._agents, self._roots(), config.deadline_s)
+        self._publications = Publications(self._agents, time.time, config.deadline_s)
         edge = self._edge(accounts)
         self._hashing.start()
         self._checking.start()
@@ -142,8 +146,17 @@ class ProxyApplication:
             if has_tls(description):
                 assert self._channel is not None  # made where any agent needs it
                 endpoint = connect_with_tls(plain, self._channel.context)
-            ready = self._agent_ready
-            links.append(AgentLink(self._reactor, endpoint, description, hello, ready, uids=self._config.uids))
+            links.append(
+                AgentLink(
+                    self._reactor,
+                    endpoint,
+                    description,
+                    hello,
+                    self._agent_ready,
+                    uids=self._config.uids,
+                    on_status=self._agent_status,
+                )
+            )
         return links
 
     def _roots(self) -> RootCache:
@@ -163,6 +176,7 @@ class ProxyApplication:
             Phosphor(self._exchange, access),
             Ibm(self._exchange),
             Redfish(access, administration, service_uuid),
+            Pki(self._publications, time.time),
         ]
         field = config.client_user
 
@@ -212,15 +226,32 @@ class ProxyApplication:
         return describe(port.getHost())
 
     def _agent_ready(self, link: AgentLink) -> None:
-        learning = Deferred.fromCoroutine(self._exchange.learn_root(link))
+        self._publications.look_anew()
+        self._begin_learning(link)
 
-        def failed(failure: Failure) -> None:
-            if not isinstance(failure.value, ExchangeError):
-                _log.failure("learning the root failed", failure)
-            else:
-                _log.warn("root not learned", agent=link.name, reason=failure.getErrorMessage())
+    def _agent_status(self, link: AgentLink) -> None:
+        self._publications.look_anew()
+        if link.root_generation != self._exchange.root_generation:
+            self._begin_learning(link)
 
-        learning.addErrback(failed)
+    def _begin_learning(self, link: AgentLink) -> None:
+        if link not in self._learning:
+            self._learning.add(link)
+            learning = Deferred.fromCoroutine(self._learn_root(link))
+            learning.addErrback(partial(_log.failure, "learning the root failed"))
+
+    async def _learn_root(self, link: AgentLink) -> None:
+        """Ask an agent for its root, and once more where it told of another one meanwhile."""
+        asked_at = None
+        try:
+            while link.connected and link.root_generation != asked_at:
+                asked_at = link.root_generation
+                await self._exchange.learn_root(link)
+            _log.info("root learned", agent=link.name, root_generation=self._exchange.root_generation)
+        except ExchangeError as error:
+            _log.warn("root not learned", agent=link.name, reason=error.text)
+        finally:
+            self._learning.discard(link)
 
 
 def _not_usable(what: str, reason: str) -> None:

@@ -57,7 +57,7 @@ def one_input(data: bytes) -> None:
         connection.receive_data(framed(hello(Role.ASKER if role is Role.AGENT else Role.AGENT)), now=0.0)
         while connection.next_event() is not None:
             pass
-        asked: list[Request] = [GetChain(1), GetPublished(1, PublicationKind.CRL, 1, 0, 0), GetOcsp(1, b"0")]
+        asked: list[Request] = [GetPublished(1, PublicationKind.CRL, 1, 0, 0), GetChain(1), GetOcsp(1, b"0")]
         while connection.room > 0:
             connection.ask(asked[connection.room % len(asked)])
     sent = connection.data_to_send()

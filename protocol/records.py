@@ -233,7 +233,7 @@ class Published:
 
     Attributes:
         kind, root_generation: as they were asked for.
-        version: 1 or more, rising with each change of what is published under this kind and generation.
+        version: 1 or more; another one for other octets of this kind and generation.
         next_update_ms: when the next version is due, in ms since 1970-01-01 UTC; 0 where no time is set.
         total: octets of the whole; 0 where `version` is the one that the asker has.
         offset: where `part` begins.

@@ -15,7 +15,7 @@ from vmi_agent.issuing import Issuing
 from vmi_agent.ledger import Ledger
 from vmi_agent.ocsp import OcspResponder
 from vmi_agent.profile import Profile
-from vmi_agent.publishing import RevocationLists
+from vmi_agent.publishing import Publishing
 from vmi_agent.responder import Responders
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -69,7 +69,7 @@ class Agent:
     ledger: Ledger
     generations: Generations
     issuing: Issuing
-    lists: RevocationLists
+    publishing: Publishing
     responder: OcspResponder
     dispatch: Dispatch
     failures: list[BaseException]
@@ -94,12 +94,12 @@ def open_agent(
         failures: list[BaseException] = []
         generations = Generations(state_dir, access, publish_at, time(), lambda *_: None)
         issuing = Issuing(lambda: generations.current, ledger, profile or Profile(), time)
-        lists = RevocationLists(generations, ledger, timedelta(days=7), timedelta(days=1), time)
+        publishing = Publishing(generations, ledger, timedelta(days=7), timedelta(days=1), time)
         responders = Responders(state_dir, access.passphrase, ledger, time)
         responder = OcspResponder(generations, responders, ledger, time, failures.append)
         report = lambda error, _: failures.append(error)  # noqa: E731  # one line, used once
-        dispatch = Dispatch(generations, issuing, lists, responder, ledger, time, report)
-        yield Agent(ledger, generations, issuing, lists, responder, dispatch, failures)
+        dispatch = Dispatch(generations, issuing, publishing, responder, ledger, time, report)
+        yield Agent(ledger, generations, issuing, publishing, responder, dispatch, failures)
         generations.close()
     finally:
         ledger.close()

@@ -1,8 +1,8 @@
-"""The proxy's HTTP edge in memory: real accounts, sessions and dialects on a clock that the test moves; no agent."""
+"""The proxy's HTTP edge in memory: real accounts, sessions and dialects on a clock that the test moves."""
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, AccountStore, Role
 from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import Agents
+from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
@@ -25,11 +26,13 @@ from bmc_proxy.http.crowd import Crowd
 from bmc_proxy.http.edge import Allowances, Edge
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
+from bmc_proxy.http.pki import Pki
 from bmc_proxy.http.redfish import Redfish
 from bmc_proxy.http.routes import Router
 from bmc_proxy.http.site import ExchangeSite
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
+from bmc_proxy.publications import Publications
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
 from bmc_proxy.turns import Turns
@@ -65,14 +68,18 @@ class Spoken:
 
     def answers(self) -> list[tuple[int, dict[str, str], Any]]:
         """Return status, headers and JSON of the answers that are new since the last call."""
+        return [(status, headers, json.loads(body)) for status, headers, body in self.raw_answers()]
+
+    def raw_answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Return status, headers and body of these answers; none of them is to HEAD."""
         found, octets = [], self.wire.value()
         self.wire.clear()
         while octets:
             head, _, rest = octets.partition(b"\r\n\r\n")
             lines = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
             headers = {name.lower(): value for name, _, value in lines}
-            length = int(headers["content-length"])
-            found.append((int(re.split(rb" ", head)[1]), headers, json.loads(rest[:length])))
+            length = int(headers.get("content-length", 0))
+            found.append((int(re.split(rb" ", head)[1]), headers, rest[:length]))
             octets = rest[length:]
         return found
 
@@ -97,9 +104,17 @@ class TestEdge:
         return Spoken(channel, wire)
 
 
-def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is_anonymous: bool = False) -> TestEdge:
-    """Build an edge with the one account "root"."""
-    clock = Clock()
+def edge_in(
+    directory: Path,
+    *,
+    requests_per_s: int = 1000,
+    limit: int = 512,
+    is_anonymous: bool = False,
+    clock: Clock | None = None,
+    links: Sequence[AgentLink] = (),
+) -> TestEdge:
+    """Build an edge with the one account "root", and agents if there are to be some."""
+    clock = clock or Clock()
     accounts = AccountStore(directory)
     accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
 
@@ -111,8 +126,15 @@ def edge_in(directory: Path, *, requests_per_s: int = 1000, limit: int = 512, is
     logins = Logins(accounts, AccountChecker(accounts, at_once), turns, clock.seconds)
     access = Access(accounts, sessions, logins)
     administration = Administration(accounts, logins, turns, at_once)
-    exchange = Exchange(Agents([]), RootCache(directory, clock.seconds, lambda _reason: None), 30)
-    dialects: list[Dialect] = [Phosphor(exchange, access), Ibm(exchange), Redfish(access, administration, "uuid")]
+    agents = Agents(links)
+    exchange = Exchange(agents, RootCache(directory, clock.seconds, lambda _reason: None), 30)
+    publications = Publications(agents, clock.seconds, 30)
+    dialects: list[Dialect] = [
+        Phosphor(exchange, access),
+        Ibm(exchange),
+        Redfish(access, administration, "uuid"),
+        Pki(publications, clock.seconds),
+    ]
     allowances = Allowances(clock.seconds, requests_per_s)
     edge = Edge(
         clock,

@@ -9,9 +9,21 @@ from contextlib import contextmanager
 from octets import AGENT_HELLO
 
 from protocol.connection import Connection
-from protocol.errors import RemoteProtocolError
+from protocol.errors import ErrorCode, RemoteProtocolError
 from protocol.events import RequestReceived
-from protocol.records import Answer, Chain, GetChain, Hello, SignCsr
+from protocol.records import (
+    MAX_PART,
+    Answer,
+    Chain,
+    Error,
+    GetChain,
+    GetOcsp,
+    GetPublished,
+    Hello,
+    OcspAnswer,
+    Published,
+    SignCsr,
+)
 
 ROOT = b"\x30\x03root"
 
@@ -20,11 +32,15 @@ Behaviour = Callable[[SignCsr], Answer | None]
 
 
 class HostileAgent:
-    """Accepts connections one after the other, gives a root, and answers SIGN_CSR as it is told to."""
+    """Accepts connections one after the other, gives a root, publishes a CRL, answers SIGN_CSR as told."""
 
     def __init__(self, behaviour: Behaviour, hello: Hello = AGENT_HELLO) -> None:
         self._behaviour = behaviour
         self._hello = hello
+        self.chain = Chain(1, (ROOT,))
+        self.crl: bytes | None = None
+        self.crl_version = 1
+        self.asked_for: list[GetPublished] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.asked = threading.Event()
@@ -44,7 +60,7 @@ class HostileAgent:
                 self._serve(stream)
 
     def _serve(self, stream: socket.socket) -> None:
-        connection = Connection(self._hello, time.monotonic())
+        connection = self._connection = Connection(self._hello, time.monotonic())
         stream.sendall(connection.data_to_send())
         try:
             while data := stream.recv(65_536):
@@ -59,7 +75,12 @@ class HostileAgent:
     def _answer(self, connection: Connection, event: RequestReceived) -> None:
         match event.record:
             case GetChain():
-                connection.answer(event.request_id, Chain(1, (ROOT,)))
+                connection.answer(event.request_id, self.chain)
+            case GetPublished() as record:
+                self.asked_for.append(record)
+                connection.answer(event.request_id, self._published(record))
+            case GetOcsp(_, request):
+                connection.answer(event.request_id, OcspAnswer(0, b"response to " + request))
             case SignCsr() as record:
                 answer = self._behaviour(record)
                 if answer is None:
@@ -67,6 +88,21 @@ class HostileAgent:
                 else:
                     connection.answer(event.request_id, answer)
                 self.asked.set()
+
+    def _published(self, record: GetPublished) -> Answer:
+        if self.crl is None:
+            return Error(ErrorCode.NOT_FOUND, False, 0, "nothing here")
+        part = self.crl[record.offset : record.offset + MAX_PART]
+        total, offset = len(self.crl), record.offset
+        if record.known_version == self.crl_version:
+            total, offset, part = 0, 0, b""
+        return Published(record.kind, record.root_generation, self.crl_version, 0, total, offset, part)
+
+    def tell_status(self, root_generation: int, crl_number: int) -> None:
+        """Say that something changed."""
+        assert self._stream is not None
+        self._connection.tell_status(root_generation, crl_number)
+        self._stream.sendall(self._connection.data_to_send())
 
     def answer_held(self, answer: Callable[[SignCsr], Answer]) -> None:
         """Answer what was not answered so far."""

@@ -25,9 +25,10 @@ from twisted.internet.testing import StringTransport
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.events import LateAnswer, PeerDraining
-from protocol.records import Chain, Error, GetChain, Role, Signed
+from protocol.records import Chain, Error, GetChain, GetOcsp, Hello, OcspAnswer, Role, Signed, Status
+from vmi_agent.dispatch import Dispatch
 from vmi_agent.ledger_schema import FILE_NAME
-from vmi_agent.server import AgentServer
+from vmi_agent.server import OCSP_AT_ONCE, AgentChannel, AgentServer, InThread
 
 WINDOW = 64
 
@@ -226,19 +227,29 @@ def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
             each.__exit__()
 
 
+def server_of(dispatch: Dispatch, hello: Hello, in_thread: InThread = Deferred) -> AgentServer:
+    """Return an agent in memory, whose threads do nothing unless they are given."""
+    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, max_requests=1)
+
+
+def connected(server: AgentServer) -> tuple[AgentChannel, StringTransport]:
+    """Return a connection to it after both HELLOs."""
+    transport = StringTransport()
+    channel = server.buildProtocol(transport.getPeer())
+    assert channel is not None
+    channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
+    channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
+    transport.clear()
+    return channel, transport
+
+
 def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWatch) -> None:
     """An answer over the asker's max_record becomes FAILED, and the request is over."""
     log_watch.expect_error("answer does not fit")
     with open_agent(tmp_path, Time()) as agent:
         generations = agent.generations
         generations.current = replace(generations.current, chain=(bytes(70_000),))
-        server = AgentServer(Clock(), agent.dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
-        transport = StringTransport()
-        channel = server.buildProtocol(transport.getPeer())
-        assert channel is not None
-        channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
-        channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
-        transport.clear()
+        channel, transport = connected(server_of(agent.dispatch, AGENT_HELLO))
 
         channel.dataReceived(encode(GetChain(1000), 1))
 
@@ -246,3 +257,47 @@ def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWa
         assert (request_id, code_of(answer)) == (1, "FAILED")
         assert channel.connection.unanswered == 0
         channel.connectionLost()
+
+
+def test_agent_tells_its_status(tmp_path: Path) -> None:
+    """STATUS goes to every proxy that has said HELLO, at once, and to nobody else."""
+    with open_agent(tmp_path, Time()) as agent:
+        server = server_of(agent.dispatch, AGENT_HELLO)
+        channels = [connected(server), connected(server)]
+        stranger, unheard = server.buildProtocol(StringTransport().getPeer()), StringTransport()
+        assert stranger is not None
+        stranger.makeConnection(unheard)  # type: ignore[no-untyped-call]  # Twisted has not typed it
+        unheard.clear()
+
+        server.tell_status(2, 9)
+
+        assert [sent_records(transport.value()) for _, transport in channels] == [[(0, Status(2, 9))]] * 2
+        assert unheard.value() == b""
+        for channel in (*(channel for channel, _ in channels), stranger):
+            channel.connectionLost()
+
+
+def test_agent_at_its_limit_of_ocsp(tmp_path: Path) -> None:
+    """Sixteen OCSP requests may be under way; one more gets BUSY at once, until one of them is answered."""
+    working: list[Deferred[Any]] = []
+
+    def in_thread(*_: object) -> Deferred[Any]:
+        working.append(Deferred())
+        return working[-1]
+
+    with open_agent(tmp_path, Time()) as agent:
+        channel, transport = connected(server_of(agent.dispatch, replace(AGENT_HELLO, window=64), in_thread))
+        for number in range(1, OCSP_AT_ONCE + 2):
+            channel.dataReceived(encode(GetOcsp(1000, b"%d" % number), number))
+        [(request_id, answer)] = sent_records(transport.value())
+        assert (request_id, code_of(answer)) == (OCSP_AT_ONCE + 1, "BUSY")
+        transport.clear()
+
+        response = OcspAnswer(0, b"response")
+        working[0].callback(response)
+        channel.dataReceived(encode(GetOcsp(1000, b"again"), OCSP_AT_ONCE + 2))
+
+        assert sent_records(transport.value()) == [(1, response)]
+        assert len(working) == OCSP_AT_ONCE + 1
+        channel.connectionLost()
+        working[1].callback(response)  # nobody is there to be told

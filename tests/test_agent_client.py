@@ -21,7 +21,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from bmc_proxy.agent_client import AgentLink, Agents, ProxyChannel
+from bmc_proxy.agent_client import Agents
+from bmc_proxy.agent_link import AgentLink, ProxyChannel
 from bmc_proxy.errors import AgentBusy, AgentTimeout, AgentUnavailable
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode

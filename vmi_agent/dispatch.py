@@ -25,7 +25,7 @@ from vmi_agent.errors import LedgerUnavailable, NotWanted, Refused
 from vmi_agent.issuing import Issuing, milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.ocsp import OcspResponder
-from vmi_agent.publishing import RevocationLists, ca_certificates
+from vmi_agent.publishing import Publishing
 
 FAILED_RETRY_AFTER_MS = 5_000
 
@@ -45,7 +45,7 @@ class Dispatch:
     Args:
         generations: the CA whose chain is told.
         issuing: signs.
-        lists: the CRLs.
+        publishing: the CRLs and the CA's certificates.
         responder: answers OCSP requests.
         ledger: its audit is told of what is refused; of what is signed, `issuing` tells it.
         now: returns the aware UTC time.
@@ -56,7 +56,7 @@ class Dispatch:
         self,
         generations: Generations,
         issuing: Issuing,
-        lists: RevocationLists,
+        publishing: Publishing,
         responder: OcspResponder,
         ledger: Ledger,
         now: Callable[[], datetime],
@@ -64,7 +64,7 @@ class Dispatch:
     ) -> None:
         self._generations = generations
         self._issuing = issuing
-        self._lists = lists
+        self._publishing = publishing
         self._responder = responder
         self._ledger = ledger
         self._now = now
@@ -79,18 +79,16 @@ class Dispatch:
         """Return a part of a CRL or of the CA's certificates. Does not block."""
         generation = request.root_generation
         if request.kind is PublicationKind.CRL:
-            found = self._lists.get(generation)
+            found = self._publishing.crl(generation)
         else:
-            found = ca_certificates(self._generations, generation)
+            found = self._publishing.certificates(generation)
         if found is None:
             return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="This is not published here.")
         whole = b"" if request.known_version == found.version else found.der
-        if request.offset >= max(1, len(whole)):
-            return Error(ErrorCode.NOT_FOUND, retryable=False, retry_after_ms=0, text="The offset is past the end.")
-        part = whole[request.offset : request.offset + MAX_PART]
-        return Published(
-            request.kind, generation, found.version, found.next_update_ms, len(whole), request.offset, part
-        )
+        # Past the end of this version is where another version went on: begin anew.
+        offset = request.offset if request.offset < len(whole) else 0
+        part = whole[offset : offset + MAX_PART]
+        return Published(request.kind, generation, found.version, found.next_update_ms, len(whole), offset, part)
 
     def ocsp(self, request: GetOcsp) -> Answer:
         """Return the answer to an OCSP request. Blocks; never raises."""

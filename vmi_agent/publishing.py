@@ -5,7 +5,7 @@ time of its making in milliseconds, so it rises over restarts and restored backu
 agent does not start on a clock that went back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -53,8 +53,8 @@ class _Revoked:
     number: int = 0
 
 
-class RevocationLists:
-    """The CRL of each generation.
+class Publishing:
+    """The CRL and the certificates of each generation.
 
     Args:
         generations: sign them.
@@ -80,11 +80,19 @@ class RevocationLists:
         self._seen = 0
         self._revoked: dict[int, _Revoked] = {}
         self._made: dict[int, Publication] = {}
+        self._certificates: dict[int, Publication] = {}
         self.newest_number = 0
 
-    def get(self, generation: int) -> Publication | None:
+    def crl(self, generation: int) -> Publication | None:
         """Return a generation's CRL. Does not block; any thread may call this."""
         return self._made.get(generation)
+
+    def certificates(self, generation: int) -> Publication | None:
+        """Return a generation's certificates and the cross-certificates for its root, as a certs-only CMS message.
+
+        This is what the caIssuers of a leaf may point to (RFC 5280, 4.2.2.1). Does not block.
+        """
+        return self._certificates.get(generation)
 
     def refresh(self) -> frozenset[bytes]:
         """Take in what was revoked or released since the last call, and make those CRLs anew that are due.
@@ -97,6 +105,8 @@ class RevocationLists:
         Raises:
             LedgerUnavailable, CustodyError: a CRL that is due was not made; the next call tries again.
         """
+        if len(self._certificates) != len(self._generations.all()):
+            self._certificates = _certificates_of(self._generations.all())
         changed = self._take_in_changes()
         now = self._now().replace(microsecond=0)
         for authority in self._generations.all():
@@ -141,16 +151,12 @@ class RevocationLists:
         self.newest_number = max(self.newest_number, number)
 
 
-def ca_certificates(generations: Generations, generation: int) -> Publication | None:
-    """Return a generation's certificates and the cross-certificates for its root, as a certs-only CMS message.
-
-    This is what the caIssuers of a leaf may point to (RFC 5280, 4.2.2.1).
-    """
-    authority = generations.get(generation)
-    if authority is None:
-        return None
-    crosses = [x509.load_der_x509_certificate(each) for other in generations.all() for each in other.crosses]
-    certificates = [*authority.certificates, *(each for each in crosses if each.subject == authority.root.subject)]
-    der = pkcs7.serialize_certificates(certificates, serialization.Encoding.DER)
-    # Certificates are only ever added: with the next root comes its cross-certificate for this one.
-    return Publication(der, len(certificates), 0)
+def _certificates_of(generations: Sequence[Authority]) -> dict[int, Publication]:
+    crosses = [x509.load_der_x509_certificate(each) for authority in generations for each in authority.crosses]
+    published = {}
+    for authority in generations:
+        certificates = [*authority.certificates, *(each for each in crosses if each.subject == authority.root.subject)]
+        der = pkcs7.serialize_certificates(certificates, serialization.Encoding.DER)
+        # Certificates are only ever added: with the next root comes its cross-certificate for this one.
+        published[authority.generation] = Publication(der, len(certificates), 0)
+    return published

@@ -35,7 +35,7 @@ from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_schema import check_not_missing
 from vmi_agent.ocsp import OcspResponder
 from vmi_agent.profile import Profile
-from vmi_agent.publishing import RevocationLists
+from vmi_agent.publishing import Publishing
 from vmi_agent.responder import Responders
 from vmi_agent.server import AgentServer
 from vmi_agent.upkeep import Upkeep
@@ -156,22 +156,22 @@ class AgentApplication:
             root_generation = generations.current.generation
             return make_hello(Role.AGENT, boot_id, window=config.window, root_generation=root_generation)
 
-        publishing = config.publishing
-        lists = RevocationLists(generations, ledger, publishing.crl_validity, publishing.crl_period, utc_now)
+        validity, period = config.publishing.crl_validity, config.publishing.crl_period
+        publishing = Publishing(generations, ledger, validity, period, utc_now)
         responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
         responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
         issuing = Issuing(lambda: generations.current, ledger, Profile(), utc_now)
         report = partial(_report, "request failed")
         self._server = AgentServer(
             clock=self._reactor,
-            dispatch=Dispatch(generations, issuing, lists, responder, ledger, utc_now, report),
+            dispatch=Dispatch(generations, issuing, publishing, responder, ledger, utc_now, report),
             make_hello=hello,
             in_thread=partial(deferToThreadPool, self._reactor, self._signers),
             max_requests=config.max_requests,
             uids=config.uids,
             note=partial(_note_peer, ledger),
         )
-        return Upkeep(generations, lists, responder, ledger, config.anchor_to, config.keep_expired, utc_now)
+        return Upkeep(generations, publishing, responder, ledger, config.anchor_to, config.keep_expired, utc_now)
 
     async def _listen(self, server: AgentServer, endpoint: IStreamServerEndpoint, description: str) -> str:
         factory: IProtocolFactory = server

@@ -19,7 +19,7 @@ from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.listing import PRUNE_BATCH, prune
 from vmi_agent.ocsp import OcspResponder
-from vmi_agent.publishing import RevocationLists
+from vmi_agent.publishing import Publishing
 
 PRUNE_EVERY = timedelta(hours=1)
 WARN_BEFORE_END = timedelta(days=90)
@@ -47,7 +47,7 @@ class Upkeep:
     """One round after the other, in one worker thread.
 
     Args:
-        generations, lists, responder, ledger: what is looked after.
+        generations, publishing, responder, ledger: what is looked after.
         anchor_to: where anchors go.
         keep_expired: how long certificates are kept after their end; None for ever.
         now: returns the aware UTC time.
@@ -56,7 +56,7 @@ class Upkeep:
     def __init__(
         self,
         generations: Generations,
-        lists: RevocationLists,
+        publishing: Publishing,
         responder: OcspResponder,
         ledger: Ledger,
         anchor_to: AnchorTo,
@@ -64,7 +64,7 @@ class Upkeep:
         now: Callable[[], datetime],
     ) -> None:
         self._generations = generations
-        self._lists = lists
+        self._publishing = publishing
         self._responder = responder
         self._ledger = ledger
         self._anchor_to = anchor_to
@@ -84,7 +84,7 @@ class Upkeep:
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
         self._warn_of_end()
-        return self._generations.current.generation, self._lists.newest_number
+        return self._generations.current.generation, self._publishing.newest_number
 
     def _try(self, what: str, work: Callable[[], None]) -> None:
         try:
@@ -109,10 +109,10 @@ class Upkeep:
             _log.info("CA rotated", root_generation=self._generations.current.generation)
 
     def _refresh_lists(self) -> None:
-        changed = self._lists.refresh()
+        changed = self._publishing.refresh()
         if changed:
             self._responder.forget(changed)
-            _log.info("revocations taken in", count=len(changed), crl_number=self._lists.newest_number)
+            _log.info("revocations taken in", count=len(changed), crl_number=self._publishing.newest_number)
 
     def _anchor(self) -> None:
         to = self._anchor_to

@@ -22,7 +22,7 @@ class Call:
         caller: who asks; None on a route that needs nobody.
         address: where the request came from.
         body: at most the route's `body_limit` octets.
-        argument: the last part of the path, on a route that ends with one.
+        argument: the last part of the path, or its rest, on a route that ends with one.
         told: fields that a handler adds to the request's log line.
     """
 
@@ -50,10 +50,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered: a status, a JSON body, headers beside those that every answer has, and cookies."""
+    """What is answered: a status, a body, headers beside those that every answer has or in their stead, and cookies.
+
+    Octets go out as they are, at the client's pace; anything else goes as JSON. An `ETag` answers If-None-Match.
+    """
 
     status: int
-    body: Mapping[str, object]
+    body: Mapping[str, object] | bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     cookies: tuple[str, ...] = ()
 
@@ -91,6 +94,7 @@ class Route:
         judge: raises Forbidden where a caller may not ask this of the path's argument.
         body_limit: in octets.
         too_large: the code that is told of a larger body.
+        content_type: of the body, where it says what it is.
     """
 
     answer: Handler
@@ -98,6 +102,7 @@ class Route:
     body_limit: int = LOGIN_BODY_LIMIT
     too_large: str = "http.body_too_large"
     judge: Callable[[Caller, str], None] | None = None
+    content_type: str = "application/json"
 
     def admit(self, caller: Caller, argument: str) -> None:
         """Raise Forbidden or AuthRequired where the caller may not ask this."""
@@ -116,7 +121,8 @@ class Dialect(Protocol):
     Attributes:
         prefixes: of its paths.
         headers: that all of its answers have beside the site's.
-        routes: path, then method, to route. A path that ends with "/{}" takes one more part, which is `Call.argument`.
+        routes: path, then method, to route. A path that ends with "/{}" takes one more part, which is `Call.argument`,
+            and one that ends with "/{*}" takes all the rest, slashes as well.
     """
 
     @property

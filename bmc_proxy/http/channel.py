@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, Request
 from zope.interface import implementer
 
 from bmc_proxy.http import problems
@@ -28,6 +28,9 @@ HEADER_LIMIT = 8 * 1024
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60
+# A body that is written at the client's pace: so long, and a second more for each so many octets.
+ANSWER_TIMEOUT_S = 30.0
+LEAST_OCTETS_PER_S = 64 * 1024
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
 LENGTH_DIGITS = 18
@@ -45,6 +48,7 @@ class ExchangeChannel(HTTPChannel):
     MAX_LENGTH = HEADER_LIMIT
     address = ""
     certificate_user: str | None = None
+    is_choked = False
     _header_octets = 0
     # When what is being received must be here; None while nothing is.
     _due: float | None = None
@@ -124,6 +128,26 @@ class ExchangeChannel(HTTPChannel):
         self._is_over = True
         self._expect_within(LAST_WORD_S)
         super().loseConnection()
+
+    def expect_taken(self, octets: int) -> None:
+        """An answer of this size is about to be written as fast as it is read: reading it slowly is an end."""
+        self._expect_within(ANSWER_TIMEOUT_S + octets / LEAST_OCTETS_PER_S)
+
+    def requestDone(self, request: Request) -> None:
+        """A request is answered to its end; the next one has its own time."""
+        if not self._is_over:
+            self._due = None
+        super().requestDone(request)
+
+    def pauseProducing(self) -> None:
+        """What was written is not taken."""
+        self.is_choked = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """What was written is taken."""
+        self.is_choked = False
+        super().resumeProducing()
 
     # What Twisted's parser calls
 

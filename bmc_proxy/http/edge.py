@@ -84,12 +84,16 @@ class Channel(Protocol):
         address: where it comes from.
         certificate_user: whom its client certificate names.
         persistent: it lives on after the answer.
+        is_choked: what was written is not taken at the moment.
     """
 
     listener: Listener
     address: str
     certificate_user: str | None
     persistent: int | bool
+    is_choked: bool
+
+    def expect_taken(self, octets: int) -> None: ...
 
     def request_line(self) -> tuple[bytes, bytes, bytes]: ...
 

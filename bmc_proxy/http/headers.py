@@ -57,6 +57,12 @@ def is_cross_site(headers: Headers) -> bool:
     return any(origin.partition(b"://")[2] != (headers.getRawHeaders(b"Host") or [b""])[0] for origin in origins)
 
 
+def names_etag(headers: Headers, etag: str) -> bool:
+    """Return whether If-None-Match says that the client has this (RFC 9110, 13.1.2)."""
+    named = b",".join(headers.getRawHeaders(b"If-None-Match", [])).decode("latin-1")
+    return any(each.strip().removeprefix("W/") in (etag, "*") for each in named.split(","))
+
+
 def _one(headers: Headers, name: bytes) -> str | None:
     values = headers.getRawHeaders(name, [])
     return values[0].decode("latin-1") if len(values) == 1 and values[0] else None

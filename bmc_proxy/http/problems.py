@@ -87,9 +87,9 @@ def method_not_allowed(allowed: str) -> Problem:
     return Problem(405, "http.method_not_allowed", f"Use {allowed} for this path.", {"Allow": allowed})
 
 
-def wrong_content_type() -> Problem:
-    """The body is said to be something else than JSON."""
-    return Problem(415, "http.unsupported_media_type", "Send the body with Content-Type: application/json.")
+def wrong_content_type(wanted: str) -> Problem:
+    """The body is said to be something else than what the route takes."""
+    return Problem(415, "http.unsupported_media_type", f"Send the body with Content-Type: {wanted}.")
 
 
 def bad_idempotency_key(limit: int) -> Problem:

@@ -7,6 +7,7 @@ is read and thrown away, because a client that is cut off in mid-sentence sees a
 
 import json
 import secrets
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -19,7 +20,8 @@ from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
-from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in, is_cross_site
+from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in, is_cross_site, names_etag
+from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.sources import source_of
 
 DISCARD_LIMIT = 1024 * 1024
@@ -58,6 +60,7 @@ class ExchangeRequest(Request):
         self._work: Deferred[None] | None = None
         self._caller: Caller | None = None
         self._told: dict[str, str] = {}
+        self._is_pouring = False
         self.is_answered = False
         self.is_whole = False
 
@@ -117,7 +120,7 @@ class ExchangeRequest(Request):
             self._tell(refused.problem)
         except ExchangeError as error:
             self._tell(problems.from_error(error))
-        if self.is_whole:
+        if self.is_whole and not self._is_pouring and not self.finished:
             self.finish()
 
     async def _reply(self) -> Reply:
@@ -133,17 +136,20 @@ class ExchangeRequest(Request):
         route = found.route
         self._caller = await self._admit(route, found.argument)
         content_type = self.getHeader(b"Content-Type")
-        if self.method in _WITH_BODY and content_type is not None and not _is_json(content_type):
-            raise Refused(problems.wrong_content_type())
+        if self.method in _WITH_BODY and content_type is not None and not _is_of(content_type, route.content_type):
+            raise Refused(problems.wrong_content_type(route.content_type))
         key = self._idempotency_key()
         await self._whole_body(route)
         if self._caller is not None and route.needs is not None:
             # The body took its time: whoever was let in may have been thrown out since.
             self._caller = self._edge.access.still(self._caller)
             route.admit(self._caller, found.argument)
-        return await route.answer(
+        reply = await route.answer(
             Call(self.request_id, self._caller, self.address, bytes(self._body), key, found.argument, self._told)
         )
+        if "ETag" in reply.headers and names_etag(self.requestHeaders, reply.headers["ETag"]):
+            return replace(reply, status=304, body=b"")
+        return reply
 
     async def _admit(self, route: Route, argument: str) -> Caller | None:
         """Return who asks, once it may ask this, and this often."""
@@ -209,7 +215,7 @@ class ExchangeRequest(Request):
         if problem.status == 401 and not self.requestHeaders.hasHeader(b"X-Requested-With"):
             headers["WWW-Authenticate"] = 'Basic realm="BMC", charset="UTF-8"'
         reply = self._edge.router.dialect_for(self.path).word(problem, self.request_id)
-        self._write(Reply(reply.status, reply.body, {**reply.headers, **headers}, reply.cookies), problem.code)
+        self._write(replace(reply, headers={**reply.headers, **headers}), problem.code)
 
     def _write(self, reply: Reply, code: str) -> None:
         self.is_answered = True
@@ -218,7 +224,9 @@ class ExchangeRequest(Request):
             self.requestHeaders.removeHeader(b"Expect")
             if self._announced is None or self._announced > self._body_limit:
                 self.channel.persistent = False
-        body = json.dumps(reply.body, separators=(",", ":"), ensure_ascii=False).encode()
+        body = reply.body
+        if not isinstance(body, bytes):
+            body = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
         self.setResponseCode(reply.status)
         headers = self.responseHeaders
         for name, value in FIXED_HEADERS.items():
@@ -232,11 +240,32 @@ class ExchangeRequest(Request):
             headers.setRawHeaders(header, [text])
         if reply.cookies:
             headers.setRawHeaders(b"Set-Cookie", [cookie.encode() for cookie in reply.cookies])
-        self.write(body)
+        if reply.status == 304:
+            # RFC 9110, 15.4.5 and 8.6: these would be about a body that is not sent.
+            headers.removeHeader(b"Content-Type")
+            headers.removeHeader(b"Content-Length")
+        if isinstance(reply.body, bytes) and body and self.method != b"HEAD":
+            self._pour(body)
+        else:
+            self.write(body)
         self._log_request(code)
 
+    def _pour(self, body: bytes) -> None:
+        """Write a body at the pace at which it is read, so that however many read slowly it is in memory once."""
+        self._is_pouring = True
+        self.channel.expect_taken(len(body))
+        pouring = Pouring(body, self.write, self._poured)
+        self.registerProducer(pouring, True)
+        if not self.channel.is_choked:
+            pouring.resumeProducing()
+
+    def _poured(self) -> None:
+        self._is_pouring = False
+        self.unregisterProducer()
+        self.finish()
+
     def _log_request(self, code: str) -> None:
-        is_strangers = self._caller is None and code != "ok"
+        is_strangers = self._caller is None
         log = self._edge.tell_of_stranger if is_strangers or code == "http.too_many_requests" else _log.info
         log(
             "request",
@@ -260,6 +289,6 @@ def path_of(target: bytes) -> bytes:
     return target.partition(b"?")[0]
 
 
-def _is_json(content_type: bytes) -> bool:
-    """Return whether a Content-Type is application/json, whatever its parameters say."""
-    return content_type.partition(b";")[0].strip().lower() == b"application/json"
+def _is_of(content_type: bytes, wanted: str) -> bool:
+    """Return whether a Content-Type is this one, whatever its parameters say."""
+    return content_type.partition(b";")[0].strip().lower() == wanted.encode()

@@ -8,6 +8,7 @@ from bmc_proxy.http import problems
 from bmc_proxy.http.call import Dialect, Problem, Route
 
 _WITH_ARGUMENT = "/{}"
+_WITH_REST = "/{*}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Router:
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._dialects = dialects
         self._routes = {path: methods for dialect in dialects for path, methods in dialect.routes.items()}
+        self._before_rest = [path.removesuffix("{*}") for path in self._routes if path.endswith(_WITH_REST)]
 
     def find(self, method: str, path: bytes) -> Found | Problem:
         """Return the route of a path, or the 404 or 405 that it gets."""
@@ -60,6 +62,14 @@ class Router:
         slash = "/" if text.endswith("/") else ""
         parent, _, last = path.removesuffix(b"/").rpartition(b"/")
         pattern = parent.decode("latin-1") + _WITH_ARGUMENT + slash
-        if not last or pattern not in self._routes:
-            return text, ""
-        return pattern, unquote_to_bytes(last).decode("utf-8", "replace")
+        if last and pattern in self._routes:
+            return pattern, _unquoted(last)
+        for before in self._before_rest:
+            rest = path.removeprefix(before.encode())
+            if rest and rest != path:
+                return before + "{*}", _unquoted(rest)
+        return text, ""
+
+
+def _unquoted(part: bytes) -> str:
+    return unquote_to_bytes(part).decode("utf-8", "replace")
