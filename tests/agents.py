@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr
+from runtime.state_dir import make as make_state_dir
 from vmi_agent import authority, ca_life, ca_store
 from vmi_agent.authority import Authority, Generations
 from vmi_agent.custody.opening import Access
@@ -46,6 +47,7 @@ def always() -> None:
 
 def create_ca(state_dir: Path, key_type: str = "p256", now: datetime = START) -> Authority:
     """Make a CA, the next generation of its state directory."""
+    make_state_dir(state_dir)
     ledger = Ledger(state_dir, now)
     try:
         return ca_life.create(state_dir, key_type, Access(), now, ledger.note)

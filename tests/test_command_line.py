@@ -264,4 +264,4 @@ def test_certs_show_of_something_else(tmp_path: Path) -> None:
     done = run("vmi-agent", "certs", "show", "xyz", "--state-dir", str(tmp_path))
 
     assert done.returncode == 2
-    assert "'xyz' is not hexadecimal" in done.stderr
+    assert "'xyz' is not 1 to 34 hexadecimal digits" in done.stderr

@@ -55,7 +55,8 @@ def audit_tail(state_dir: Path, lines: int) -> None:
     """
     for row in _rows(state_dir, lines):
         at, event, fields = _readable(row)
-        told = "  ".join(f"{name}={value}" for name, value in fields.items())
+        # As JSON: what somebody was called stays on its line, and moves no cursor.
+        told = "  ".join(f"{name}={json.dumps(value, ensure_ascii=True)}" for name, value in fields.items())
         click.echo(f"{row.id}  {at}  {event}  {told}")
 
 
