@@ -87,6 +87,20 @@ def test_issue_for_each_csr_key(key: str, tmp_path: Path, time: Time) -> None:
     assert_is_leaf(x509.load_pem_x509_certificate(leaf.encode()), ca.root, rsa=key.startswith("rsa"))
 
 
+@pytest.mark.parametrize("ca_key", ["p256", "mldsa65"])
+@pytest.mark.parametrize("key", ["mldsa44", "mldsa65", "mldsa87"])
+def test_issue_for_post_quantum_keys(key: str, ca_key: str, tmp_path: Path, time: Time) -> None:
+    """A CSR with an ML-DSA key gets a leaf like any other, for signatures only."""
+    csr = make_csr(key=key)
+    with issuing(tmp_path, time, key_type=ca_key) as (opened, ca):
+        chain = opened.issue(request(csr), always).chain
+
+    leaf = x509.load_der_x509_certificate(chain[0])
+    assert der.leaf_subject_and_key(chain[0]) == der.csr_subject_and_key(csr)
+    assert_is_leaf(leaf, ca.root, rsa=False)
+    leaf.verify_directly_issued_by(ca.root)
+
+
 def der_of(csr: Path) -> bytes:
     """Return a PEM CSR's DER."""
     return x509.load_pem_x509_csr(csr.read_bytes()).public_bytes(serialization.Encoding.DER)

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -17,6 +18,7 @@ from protocol.errors import ErrorCode
 from vmi_agent.certificate import encode_extension, extension
 from vmi_agent.csr import Csr
 from vmi_agent.errors import Refused
+from vmi_agent.subject import check_octets
 
 _EXTENSION_REQUESTS = (
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),  # extensionRequest (RFC 2985, 5.4.2)
@@ -73,6 +75,7 @@ def approve(csr: Csr, profile: Profile, issuer_name: bytes) -> Approved:
     """
     if csr.subject == issuer_name:
         raise _refuse("The subject is the CA's own. Name the console in it.")
+    check_octets(csr.subject)
     subject_text = _judge_subject(csr.request)
     stamped = [_BASIC_CONSTRAINTS, _KEY_USAGE[isinstance(csr.request.public_key(), rsa.RSAPublicKey)], _CLIENT_AUTH]
     for wish in _requested_extensions(csr.request):
@@ -124,6 +127,8 @@ def _judge_names(names: x509.SubjectAlternativeName, profile: Profile) -> bytes:
         if not isinstance(name, profile.names):
             accepted = ", ".join(kind.__name__ for kind in profile.names)
             raise _refuse(f"The CSR asks for a kind of alternative name that is not allowed; allowed: {accepted}.")
+        if isinstance(name, x509.IPAddress) and not isinstance(name.value, (IPv4Address, IPv6Address)):
+            raise _refuse("The CSR asks for a range of addresses. Ask for single ones (RFC 5280, 4.2.1.6).")
         if isinstance(name, x509.DNSName) and not _DNS_NAME.match(name.value):
             raise _refuse("The CSR asks for a DNS name that is not a plain host name (RFC 1034, 3.5; no wildcard).")
         if isinstance(name, x509.RFC822Name) and not _is_mailbox(name.value):
