@@ -46,6 +46,6 @@ def issuing(
     ca = authority.load(state_dir) if authority.exists(state_dir) else authority.create(state_dir, key_type, time())
     ledger = Ledger(state_dir)
     try:
-        yield Issuing(ca, ledger, profile or Profile(), time), ca
+        yield Issuing(ca, ledger, (profile or Profile(),), time), ca
     finally:
         ledger.close()

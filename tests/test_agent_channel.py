@@ -235,7 +235,7 @@ def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWa
     """An answer over the asker's max_record becomes FAILED, and the request is over."""
     log_watch.expect_error("answer does not fit")
     ca = replace(authority.create(tmp_path, "p256", START), root_der=bytes(70_000))
-    dispatch = Dispatch(ca, Issuing(ca, cast(Ledger, None), Profile(), Time()), print)
+    dispatch = Dispatch(ca, Issuing(ca, cast(Ledger, None), (Profile(),), Time()), print)
     server = AgentServer(Clock(), dispatch, lambda: AGENT_HELLO, Deferred, max_requests=1)
     transport = StringTransport()
     channel = server.buildProtocol(transport.getPeer())

@@ -52,7 +52,7 @@ async def agent_server(state_dir: Path) -> AsyncIterator[tuple[AgentServer, ILis
     ledger = Ledger(state_dir)
     pool = ThreadPool(4, 4)
     pool.start()
-    dispatch = Dispatch(ca, Issuing(ca, ledger, Profile(), Time()), fail_on_report)
+    dispatch = Dispatch(ca, Issuing(ca, ledger, (Profile(),), Time()), fail_on_report)
     in_thread = partial(deferToThreadPool, reactor, pool)
     server = AgentServer(reactor, dispatch, lambda: AGENT_HELLO, in_thread, max_requests=100)
     port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)

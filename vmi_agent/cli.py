@@ -38,6 +38,12 @@ _key_type = settings.option(
     show_default=True,
     help="Of the key of a CA that is made.",
 )
+_profiles = settings.option(
+    "--profiles",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="TOML file of profiles: what is stamped, and for whom (docs/profiles.md). Without it, the one built in.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -82,6 +88,7 @@ def main() -> None:
 )
 @settings.log_format
 @_key_type
+@_profiles
 @_telling
 def serve(
     state_dir: Path,
@@ -92,6 +99,7 @@ def serve(
     max_requests: int,
     log_format: str,
     key_type: str,
+    profiles: Path | None,
 ) -> None:
     """Run the agent. Makes a CA on the first start where `ca init` was not run.
 
@@ -107,7 +115,7 @@ def serve(
 
     the_reactor = cast("Reactor", reactor)
     application = AgentApplication(
-        the_reactor, Config(state_dir, listen, peer_uid, signers, window, max_requests, key_type)
+        the_reactor, Config(state_dir, listen, peer_uid, signers, window, max_requests, key_type, profiles)
     )
     start_logging(log_format)
     sys.exit(run(the_reactor, application))
@@ -224,6 +232,32 @@ def channel_hand_over(state_dir: Path, to: str, replace: bool) -> None:
         replace_file(target, credentials)
     path.unlink()
     sync_directory(state_dir)
+
+
+@main.group("profiles")
+def profiles_group() -> None:
+    """Look at what is stamped, and for whom."""
+
+
+@profiles_group.command("check")
+@settings.common
+@_profiles
+@_telling
+def profiles_check(state_dir: Path, profiles: Path | None) -> None:
+    """Check and lint profiles as `serve` does when it starts. The state directory is not looked at.
+
+    Example: vmi-agent profiles check --state-dir /var/lib/vmi-agent --profiles /etc/vmi-agent/profiles.toml
+    """
+    from vmi_agent.profile_file import load_profiles
+    from vmi_agent.profile_lint import lint
+
+    found = 0
+    for profile in load_profiles(profiles):
+        findings = lint(profile, utc_now())
+        found += len(findings)
+        click.echo(f"{profile.name}: " + ("; ".join(map(str, findings)) or f"good; keys: {profile.keys_text}"))
+    if found:
+        raise StartError("profiles that lint finds fault with are not served")
 
 
 @main.group()

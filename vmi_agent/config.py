@@ -19,6 +19,7 @@ class Config:
         window: how many unanswered requests one connection may have.
         max_requests: how many requests are under way or waiting, over all connections.
         key_type: of the CA that is made where there is none.
+        profiles: the file of profiles; None for the one that is built in.
 
     Raises:
         ConfigError: a value is refused.
@@ -31,6 +32,7 @@ class Config:
     window: int
     max_requests: int
     key_type: str
+    profiles: Path | None
 
     def __post_init__(self) -> None:
         if not self.listen:

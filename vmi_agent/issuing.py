@@ -1,8 +1,8 @@
 """The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from cryptography import x509
@@ -17,7 +17,7 @@ from vmi_agent.csr import check_possession, parse
 from vmi_agent.errors import Refused, SelfCheckFailed
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
-from vmi_agent.profile import Approved, Profile, approve
+from vmi_agent.profile import Approved, Profile, approve, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,16 @@ class Issuing:
     Args:
         authority: the CA.
         ledger: where intents and signatures are recorded.
-        profile: what leaves are.
+        profiles: what leaves are; a requester gets the first that is for it.
         now: returns the aware UTC time.
     """
 
-    def __init__(self, authority: Authority, ledger: Ledger, profile: Profile, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, authority: Authority, ledger: Ledger, profiles: Sequence[Profile], now: Callable[[], datetime]
+    ) -> None:
         self._authority = authority
         self._ledger = ledger
-        self._profile = profile
+        self._profiles = profiles
         self._now = now
 
     def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
@@ -67,7 +69,7 @@ class Issuing:
         csr = parse(request.csr)
         key_policy.check(csr)
         check_possession(csr)
-        approved = approve(csr, self._profile, self._authority.issuer.name)
+        approved = approve(csr, choose(self._profiles, request.user), self._authority.issuer.name)
 
         intent = self._intent(request, approved)
         still_wanted()
@@ -87,9 +89,7 @@ class Issuing:
     def _intent(self, request: SignCsr, approved: Approved) -> Intent:
         issuer = self._authority.issuer
         now = self._now()
-        not_before = now.replace(microsecond=0) - self._profile.back_date
-        # notAfter is the last valid second (RFC 5280, 4.1.2.5).
-        not_after = min(not_before + self._profile.validity - timedelta(seconds=1), issuer.not_after)
+        not_before, not_after = approved.profile.period(now, issuer.not_after)
         serial = new_serial()
         return Intent(
             serial=serial,
@@ -103,7 +103,7 @@ class Issuing:
                 (*approved.extensions, *issuer.pointers),
             ),
             root_generation=self._authority.generation,
-            profile=self._profile.name,
+            profile=approved.profile.name,
             user=request.user,
             method=request.method,
             address=request.address,

@@ -28,7 +28,8 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import Issuing, utc_now
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import check_not_missing
-from vmi_agent.profile import Profile
+from vmi_agent.profile_file import load_profiles
+from vmi_agent.profile_lint import check
 from vmi_agent.server import AgentServer
 
 _log = Logger()
@@ -42,13 +43,14 @@ class AgentApplication:
         config: judged already.
 
     Raises:
-        ConfigError: a --listen is not an endpoint.
+        ConfigError: a --listen is not an endpoint, or a profile is refused.
     """
 
     def __init__(self, reactor: Reactor, config: Config) -> None:
         self._reactor = reactor
         self._config = config
         self._endpoints = [server_endpoint(reactor, "--listen", each) for each in config.listen]
+        self._profiles = load_profiles(config.profiles)
         self._signers = ThreadPool(config.signers, config.signers, name="signers")
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
@@ -57,8 +59,9 @@ class AgentApplication:
         self._tls: Reloadable | None = None
 
     async def start(self) -> dict[str, object]:
-        """Open the state directory, make the CA where there is none, and listen."""
+        """Lint the profiles, open the state directory, make the CA where there is none, and listen."""
         config = self._config
+        check(self._profiles, utc_now())
         self._lock = state_dir.claim(config.state_dir)
         try:
             ca = self._open_state()
@@ -67,7 +70,7 @@ class AgentApplication:
         assert self._ledger is not None  # opened with the state
         if self._ledger.abandoned_at_start:
             _log.warn("intents without certificate closed off", count=self._ledger.abandoned_at_start)
-        issuing = Issuing(ca, self._ledger, Profile(), utc_now)
+        issuing = Issuing(ca, self._ledger, self._profiles, utc_now)
         self._server = AgentServer(
             clock=self._reactor,
             dispatch=Dispatch(ca, issuing, _report),
