@@ -55,8 +55,9 @@ def is_text_pattern(pattern: str) -> bool:
 
 def is_host_pattern(pattern: str) -> bool:
     """Return whether some host name (RFC 1034, 3.5) matches a host pattern."""
-    is_short = len(pattern) <= MOST_PATTERN_CHARACTERS
-    return is_short and bool(_HOST_PATTERN.match(pattern)) and "**" not in pattern.removeprefix("**")
+    if len(pattern) > MOST_PATTERN_CHARACTERS or not _HOST_PATTERN.match(pattern):
+        return False
+    return pattern == "**" or "**" not in pattern.removeprefix("**.")
 
 
 def text_sample(pattern: str) -> str:

@@ -87,7 +87,10 @@ class SubjectRules:
         if not values:
             free = (oid for oid in ATTRIBUTES.values() if oid not in self.forbidden)
             values = {oid: example_value(oid, "*") for oid in list(free)[:1]}
-        return x509.Name([x509.NameAttribute(oid, value) for oid, value in values.items()])
+        attributes = [x509.NameAttribute(oid, value) for oid, value in values.items()]
+        # Lint reads the domain components as a host name, which it wants to have a dot.
+        attributes += [attribute for attribute in attributes if attribute.oid == NameOID.DOMAIN_COMPONENT]
+        return x509.Name(attributes)
 
 
 def short_name(oid: x509.ObjectIdentifier) -> str:
@@ -105,7 +108,7 @@ def example_value(oid: x509.ObjectIdentifier, pattern: str) -> str:
         if not at:
             return pattern.replace("*", "a@a.example", 1).replace("*", "")
         return f"{text_sample(local)}@{host.replace('*', 'a' if '.' in host else 'a.example')}"
-    return text_sample(pattern)
+    return text_sample(pattern.replace("*", "**") if oid == NameOID.DOMAIN_COMPONENT else pattern)
 
 
 def _refuse(text: str) -> Refused:
