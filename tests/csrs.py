@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 from needs import need
@@ -44,6 +44,16 @@ def private_key(kind: str = "p256") -> CertificateIssuerPrivateKeyTypes:
             return ed25519.Ed25519PrivateKey.generate()
         case "p256":
             return ec.generate_private_key(ec.SECP256R1())
+        case "p384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case "p521":
+            return ec.generate_private_key(ec.SECP521R1())
+        case "mldsa44":
+            return mldsa.MLDSA44PrivateKey.generate()
+        case "mldsa65":
+            return mldsa.MLDSA65PrivateKey.generate()
+        case "mldsa87":
+            return mldsa.MLDSA87PrivateKey.generate()
         case "secp256k1":
             return ec.generate_private_key(ec.SECP256K1())
         case "p192":
@@ -66,7 +76,7 @@ def make_csr(
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    if hash_algorithm is None and not isinstance(signing_key, ed25519.Ed25519PrivateKey):
+    if hash_algorithm is None and isinstance(signing_key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
         hash_algorithm = hashes.SHA256()
     return builder.sign(signing_key, hash_algorithm).public_bytes(serialization.Encoding.DER)  # type: ignore[arg-type]
 

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 
+# Debian's packages, where they are named otherwise.
+_PACKAGES = {"certtool": "gnutls-bin", "go": "golang-go"}
+
+
 def need(program: str) -> str:
     """Return the program's name, or skip the test with what to install; on CI a skip is a failure (conftest)."""
     if shutil.which(program) is None:
-        pytest.skip(f"install {program}: apt-get install {program}")
+        pytest.skip(f"install {program}: apt-get install {_PACKAGES.get(program, program)}")
     return program
 
 
