@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Debian's packages, where they are named otherwise.
 _PACKAGES = {"certtool": "gnutls-bin", "go": "golang-go"}
 
