@@ -14,6 +14,7 @@ NO_IDEMPOTENCY_KEY = bytes(16)
 MAX_CHAIN_CERTIFICATES = 8
 LEAST_MAX_RECORD = 65_536
 # Octets of what is published that one record carries; of an OCSP request; of its response.
+MAX_ERROR_TEXT = 512
 MAX_PART = 32_768
 MAX_OCSP_REQUEST = 4_096
 MAX_OCSP_RESPONSE = 32_768
@@ -124,8 +125,8 @@ class Error:
         if self.retryable not in (0, 1):
             raise ValueError("retryable is neither 0 nor 1")
         object.__setattr__(self, "retryable", bool(self.retryable))
-        if len(self.text.encode()) > 512:
-            raise ValueError("error text over 512 octets")
+        if len(self.text.encode()) > MAX_ERROR_TEXT:
+            raise ValueError(f"error text over {MAX_ERROR_TEXT} octets")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def open_agent(
             ca_life.create(state_dir, key_type, access, time(), ledger.note)
         failures: list[BaseException] = []
         generations = Generations(state_dir, access, publish_at, time(), lambda *_: None)
-        issuing = Issuing(lambda: generations.current, ledger, profile or Profile(), time)
+        issuing = Issuing(lambda: generations.current, ledger, (profile or Profile(),), time)
         publishing = Publishing(generations, ledger, timedelta(days=7), timedelta(days=1), time)
         responders = Responders(state_dir, access.passphrase, ledger, time)
         responder = OcspResponder(generations, responders, ledger, time, failures.append)

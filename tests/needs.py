@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
+# Debian's packages, where they are named otherwise.
+_PACKAGES = {"certtool": "gnutls-bin", "go": "golang-go", "softhsm2-util": "softhsm2"}
 
-def need(program: str, package: str = "") -> str:
-    """Return the program's name, or skip the test with what to install; on CI a skip is a failure (conftest).
 
-    Args:
-        package: Debian's, where it is named otherwise.
-    """
+def need(program: str) -> str:
+    """Return the program's name, or skip the test with what to install; on CI a skip is a failure (conftest)."""
     if shutil.which(program) is None:
-        pytest.skip(f"install {program}: apt-get install {package or program}")
+        pytest.skip(f"install {program}: apt-get install {_PACKAGES.get(program, program)}")
     return program
 
 

@@ -61,7 +61,7 @@ def soft_token(parent: Path, label: str) -> Iterator[SoftToken]:
 
 def add_token(label: str) -> None:
     """Make one more token in the same directory."""
-    program = need("softhsm2-util", "softhsm2")
+    program = need("softhsm2-util")
     pins = ("--so-pin", SECURITY_OFFICER_PIN, "--pin", PIN)
     command = [program, "--init-token", "--free", "--label", label, *pins]
     subprocess.run(command, check=True, capture_output=True)

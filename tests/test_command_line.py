@@ -13,6 +13,7 @@ COMMANDS = [
     ("vmi-agent", "serve"),
     ("vmi-agent", "ca", "init"),
     ("vmi-agent", "ca", "show"),
+    ("vmi-agent", "profiles", "check"),
     ("vmi-agent", "certs", "list"),
     ("vmi-agent", "certs", "show"),
     ("vmi-agent", "channel", "init"),

@@ -23,9 +23,9 @@ CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VMI Root CA")])
 def judge(csr: bytes) -> Approved:
     """Judge a CSR in the order in which issuing does."""
     parsed = parse(csr)
-    key_policy.check(parsed)
+    key = key_policy.check(parsed)
     check_possession(parsed)
-    return approve(parsed, Profile(), CA_NAME.public_bytes())
+    return approve(parsed, key, Profile(), CA_NAME.public_bytes())
 
 
 def code_for(csr: bytes) -> str:

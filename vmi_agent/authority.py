@@ -87,7 +87,7 @@ def assemble(state_dir: Path, generation: int, custody: Custody, publish_at: str
         certificates=certificates,
         crosses=tuple(crosses),
         chain=tuple(each.public_bytes(serialization.Encoding.DER) for each in certificates),
-        issuer=issuer_of(certificates[0], _pointers(publish_at, generation)),
+        issuer=issuer_of(certificates[0], pointers(publish_at, generation)),
         custody=custody,
     )
 
@@ -115,7 +115,7 @@ def issuer_of(certificate: x509.Certificate, pointers: tuple[bytes, ...] = ()) -
     )
 
 
-def _pointers(publish_at: str | None, generation: int) -> tuple[bytes, ...]:
+def pointers(publish_at: str | None, generation: int) -> tuple[bytes, ...]:
     """Return the CRL distribution point and authority information access extensions (RFC 5280, 4.2.1.13, 4.2.2.1)."""
     if publish_at is None:
         return ()

@@ -67,6 +67,7 @@ class Config:
         publishing: CRLs and where they are.
         anchor_to: where the audit's head is written down.
         keep_expired: how long certificates are kept after their end; None for ever.
+        profiles: the file of profiles; None for the one that is built in.
 
     Raises:
         ConfigError: a value is refused.
@@ -84,6 +85,7 @@ class Config:
     publishing: PublishingConfig
     anchor_to: AnchorTo
     keep_expired: timedelta | None
+    profiles: Path | None
 
     def __post_init__(self) -> None:
         if not self.listen:

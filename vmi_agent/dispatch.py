@@ -6,6 +6,7 @@ from datetime import datetime
 
 from protocol.errors import ErrorCode
 from protocol.records import (
+    MAX_ERROR_TEXT,
     MAX_PART,
     Answer,
     Chain,
@@ -123,7 +124,9 @@ class Dispatch:
         try:
             issued = self._issuing.issue(request, still_wanted)
         except Refused as refused:
-            error = Error(refused.code, retryable=False, retry_after_ms=0, text=refused.text)
+            # A profile's patterns may make it long; the channel takes so much.
+            text = refused.text.encode()[:MAX_ERROR_TEXT].decode(errors="ignore")
+            error = Error(refused.code, retryable=False, retry_after_ms=0, text=text)
         except NotWanted as unwanted:
             error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
         else:

@@ -1,8 +1,8 @@
 """The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from cryptography import x509
@@ -18,7 +18,7 @@ from vmi_agent.custody import CustodyError
 from vmi_agent.errors import Refused, SelfCheckFailed
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
-from vmi_agent.profile import Approved, Profile, approve
+from vmi_agent.profile import Approved, Profile, approve, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,20 @@ class Issuing:
     Args:
         current: returns the CA as it is now.
         ledger: where intents and signatures are recorded.
-        profile: what leaves are.
+        profiles: what leaves are; a requester gets the first that is for it.
         now: returns the aware UTC time.
     """
 
     def __init__(
-        self, current: Callable[[], Authority], ledger: Ledger, profile: Profile, now: Callable[[], datetime]
+        self,
+        current: Callable[[], Authority],
+        ledger: Ledger,
+        profiles: Sequence[Profile],
+        now: Callable[[], datetime],
     ) -> None:
         self._current = current
         self._ledger = ledger
-        self._profile = profile
+        self._profiles = profiles
         self._now = now
 
     def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
@@ -74,9 +78,9 @@ class Issuing:
         """
         authority = self._current()  # one and the same from here on, whatever happens to the CA meanwhile
         csr = parse(request.csr)
-        key_policy.check(csr)
+        key = key_policy.check(csr)
         check_possession(csr)
-        approved = approve(csr, self._profile, authority.issuer.name)
+        approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
 
         intent = self._intent(request, approved, authority)
         still_wanted()
@@ -101,9 +105,7 @@ class Issuing:
         now = self._now()
         if now >= issuer.not_after:
             raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: vmi-agent ca rotate")
-        not_before = now.replace(microsecond=0) - self._profile.back_date
-        # notAfter is the last valid second (RFC 5280, 4.1.2.5).
-        not_after = min(not_before + self._profile.validity - timedelta(seconds=1), issuer.not_after)
+        not_before, not_after = approved.profile.period(now, issuer.not_after)
         serial = new_serial()
         return Intent(
             serial=serial,
@@ -117,7 +119,7 @@ class Issuing:
                 (*approved.extensions, *issuer.pointers),
             ),
             root_generation=authority.generation,
-            profile=self._profile.name,
+            profile=approved.profile.name,
             user=request.user,
             method=request.method,
             address=request.address,

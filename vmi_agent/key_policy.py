@@ -6,7 +6,6 @@ before any library looks at it.
 """
 
 import hashlib
-from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -15,9 +14,8 @@ from protocol.errors import ErrorCode
 from vmi_agent import ed25519_point, known_weak
 from vmi_agent.csr import Csr
 from vmi_agent.errors import Refused
+from vmi_agent.key_kinds import AcceptedKey
 from vmi_agent.verdicts import Verdicts
-
-KEY_KINDS = ("rsa", "p256", "p384", "p521", "ed25519", "mldsa44", "mldsa65", "mldsa87")
 
 LEAST_RSA_BITS = 2048
 MOST_RSA_BITS = 8192
@@ -27,20 +25,6 @@ MOST_RSA_EXPONENT = 2**64 - 1
 
 # About 400 octets each.
 MOST_VERDICTS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedKey:
-    """What a CSR's key is, once it is accepted.
-
-    Attributes:
-        kind: one of KEY_KINDS.
-        bits: of the modulus (RSA), the field (EC: 256, 384 or 521), or the encoded public key (Ed25519: 256; ML-DSA).
-    """
-
-    kind: str
-    bits: int
-
 
 _EC = bytes.fromhex("06072a8648ce3d0201")
 _RSA_ENCRYPTION = bytes.fromhex("06092a864886f70d010101")

@@ -34,7 +34,8 @@ from vmi_agent.issuing import Issuing, milliseconds, utc_now
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_schema import check_not_missing
 from vmi_agent.ocsp import OcspResponder
-from vmi_agent.profile import Profile
+from vmi_agent.profile_file import load_profiles
+from vmi_agent.profile_lint import check
 from vmi_agent.publishing import Publishing
 from vmi_agent.responder import Responders
 from vmi_agent.server import AgentServer
@@ -56,13 +57,14 @@ class AgentApplication:
         config: judged already.
 
     Raises:
-        ConfigError: a --listen is not an endpoint.
+        ConfigError: a --listen is not an endpoint, or a profile is refused.
     """
 
     def __init__(self, reactor: Reactor, config: Config) -> None:
         self._reactor = reactor
         self._config = config
         self._endpoints = [server_endpoint(reactor, "--listen", each) for each in config.listen]
+        self._profiles = load_profiles(config.profiles)
         self._signers = ThreadPool(config.signers, config.signers, name="signers")
         self._upkeep_thread = Workers(reactor, 1, "upkeep")
         self._rounds: LoopingCall | None = None
@@ -76,8 +78,9 @@ class AgentApplication:
         self._tls: Reloadable | None = None
 
     async def start(self) -> dict[str, object]:
-        """Open the state directory, make the CA where there is none, and listen."""
+        """Lint the profiles, open the state directory, make the CA where there is none, and listen."""
         config = self._config
+        check(self._profiles, utc_now(), authority.pointers(config.publishing.publish_at, 1))
         self._lock = state_dir.claim(config.state_dir)
         try:
             ledger = self._open_ledger()
@@ -160,7 +163,7 @@ class AgentApplication:
         publishing = Publishing(generations, ledger, validity, period, utc_now)
         responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
         responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
-        issuing = Issuing(lambda: generations.current, ledger, Profile(), utc_now)
+        issuing = Issuing(lambda: generations.current, ledger, self._profiles, utc_now)
         report = partial(_report, "request failed")
         self._server = AgentServer(
             clock=self._reactor,

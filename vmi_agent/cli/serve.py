@@ -10,6 +10,7 @@ import click
 from vmi_agent.cli.ca import key_type_option
 from vmi_agent.cli.custody_options import opens_keys
 from vmi_agent.cli.groups import main, settings, tell
+from vmi_agent.cli.profiles import profiles_option
 from vmi_agent.custody.opening import Access
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 @settings.option("--ephemeral-ca", is_flag=True, help="Make a new root at each start, whose key is in memory only.")
 @settings.log_format
 @key_type_option
+@profiles_option
 @opens_keys
 @tell
 def serve(
@@ -104,6 +106,7 @@ def serve(
     ephemeral_ca: bool,
     log_format: str,
     key_type: str,
+    profiles: Path | None,
     access: Access,
 ) -> None:
     """Run the agent. Makes a CA on the first start where `ca init` was not run.
@@ -127,6 +130,7 @@ def serve(
         window=window,
         max_requests=max_requests,
         key_type=key_type,
+        profiles=profiles,
         ephemeral_ca=ephemeral_ca,
         access=access,
         publishing=PublishingConfig(publish_at, timedelta(hours=crl_validity_hours), timedelta(hours=crl_period_hours)),
