@@ -108,6 +108,7 @@ def main() -> int:
     agent_port, http_port, https_port = options.agent_port, options.http_port, options.https_port
     proxy_state = str(options.state_dir / "bmc-proxy")
     agent = ["--state-dir", str(options.state_dir / "vmi-agent"), "--listen", f"tcp:{agent_port}:interface=127.0.0.1"]
+    agent += ["--publish-at", f"http://127.0.0.1:{http_port}/pki"]
     proxy = ["--state-dir", proxy_state, "--agent", f"tcp:127.0.0.1:{agent_port}"]
     proxy += ["--http", f"tcp:{http_port}:interface=127.0.0.1", "--anonymous-loopback"]
     proxy += ["--https", f"tcp:{https_port}:interface=127.0.0.1"]

@@ -7,25 +7,32 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from judges import assert_openssl_accepts, split_chain
 from processes import BIN
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [
-    re.sub("^    ", "", block, flags=re.MULTILINE) for block in re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
-]
 PATIENCE_S = 40
 
 
-def block(beginning: str) -> str:
-    """Return README's one code block that begins so."""
-    [found] = [each for each in BLOCKS if each.startswith(beginning)]
+def code_blocks(text: str) -> list[str]:
+    """Return the code blocks of a Markdown text, without their indentation."""
+    return [re.sub("^    ", "", each, flags=re.MULTILINE) for each in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)]
+
+
+BLOCKS = code_blocks(README)
+
+
+def block(beginning: str, blocks: Sequence[str] = BLOCKS) -> str:
+    """Return the one code block that begins so, of README unless others are given."""
+    [found] = [each for each in blocks if each.startswith(beginning)]
     return found
 
 
@@ -62,6 +69,24 @@ class Running:
             run, cwd=self.directory, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
+    def wait_for_crl_with(self, serial: str) -> None:
+        """Ask the proxy until its CRL of generation 1 lists a certificate."""
+        number = int(serial, 16)
+        url = f"http://127.0.0.1:{self.http_port}/pki/1.crl"
+        self._ask_until(
+            url, lambda crl: x509.load_der_x509_crl(crl).get_revoked_certificate_by_serial_number(number) is not None
+        )
+
+    def wait_for_root_other_than(self, chain: str) -> None:
+        """Ask the proxy until its root is not the one that a chain ends in."""
+        url = f"http://127.0.0.1:{self.http_port}/ibm/v1/Host/Certificate/root"
+        self._ask_until(url, lambda root: json.loads(root)["Certificate"] != split_chain(chain)[-1])
+
+    def _ask_until(self, url: str, is_there: Callable[[bytes], bool]) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not is_there(subprocess.run(["curl", "-sf", url], capture_output=True, check=True).stdout):
+            assert time.monotonic() < give_up_at
+
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
@@ -91,10 +116,11 @@ def test_readme_ask_and_look_up(running: Running) -> None:
 
     assert (answer["message"], answer["status"]) == ("200 OK", "ok")
     assert_openssl_accepts(leaf + root, running.directory)
-    show, listing, one, accounts = block("vmi-agent ca show").splitlines()
+    show, listing, one, verify, accounts = block("vmi-agent ca show").splitlines()
     assert running.sh(show).endswith(root)
     [row] = json.loads(running.sh(listing))
     assert running.sh(one.replace("SERIAL", row["serial"])).endswith(leaf)
+    assert running.sh(verify).startswith("audit verified: ")
     assert running.sh(accounts) == "root  Administrator\n"
 
 
