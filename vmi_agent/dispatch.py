@@ -29,6 +29,7 @@ from vmi_agent.ocsp import OcspResponder
 from vmi_agent.publishing import Publishing
 
 FAILED_RETRY_AFTER_MS = 5_000
+_NO_LEDGER = "The agent's ledger cannot be written. Nothing was issued."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Dispatch:
             answer = self._responder.answer(request.request)
         except Exception as error:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
             self._report(error, b"")
-            return Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, "The agent failed. Its log says why.")
+            return _failed("The agent failed. Its log says why.")
         return OcspAnswer(answer.expires_ms, answer.der)
 
     def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
@@ -109,19 +110,6 @@ class Dispatch:
             still_wanted: as for `Issuing.issue`.
         """
         try:
-            return self._signed_or_refused(request, csr_sha256, still_wanted)
-        except LedgerUnavailable as error:
-            self._report(error, csr_sha256)
-            return _failed("The agent's ledger cannot be written. Nothing was issued.")
-        except CustodyError as error:
-            self._report(error, csr_sha256)
-            return _failed("The CA's key cannot be used now. Nothing was issued.")
-        except Exception as error:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
-            self._report(error, csr_sha256)
-            return _failed("The agent failed. Its log says why.")
-
-    def _signed_or_refused(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
-        try:
             issued = self._issuing.issue(request, still_wanted)
         except Refused as refused:
             # A profile's patterns may make it long; the channel takes so much.
@@ -129,9 +117,22 @@ class Dispatch:
             error = Error(refused.code, retryable=False, retry_after_ms=0, text=text)
         except NotWanted as unwanted:
             error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
+        except LedgerUnavailable as failure:
+            self._report(failure, csr_sha256)
+            return _not_signed(_failed(_NO_LEDGER))  # which holds the audit as well
+        except CustodyError as failure:
+            self._report(failure, csr_sha256)
+            error = _failed("The CA's key cannot be used now. Nothing was issued.")
+        except Exception as failure:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
+            self._report(failure, csr_sha256)
+            error = _failed("The agent failed. Its log says why.")
         else:
             signed = Signed(csr_sha256, issued.root_generation, issued.chain)
             return Outcome(signed, "signed" if issued.is_new else "signed before", {"serial": issued.serial.hex()})
+        return _not_signed(self._audited(error, request, csr_sha256))
+
+    def _audited(self, error: Error, request: SignCsr, csr_sha256: bytes) -> Error:
+        """Tell the audit why a request was not signed; return what is answered: this error, or that it has no audit."""
         fields = {
             "code": error.code.name,
             "reason": error.text,
@@ -140,12 +141,17 @@ class Dispatch:
             "address": request.address,
             "csr_sha256": csr_sha256.hex(),
         }
-        self._ledger.note(Event("refused", milliseconds(self._now()), fields))
-        return _not_signed(error)
+        name = "failed" if error.code is ErrorCode.FAILED else "refused"
+        try:
+            self._ledger.note(Event(name, milliseconds(self._now()), fields))
+        except LedgerUnavailable as failure:
+            self._report(failure, csr_sha256)
+            return _failed(_NO_LEDGER)
+        return error
 
 
-def _failed(text: str) -> Outcome:
-    return _not_signed(Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text))
+def _failed(text: str) -> Error:
+    return Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text)
 
 
 def _not_signed(error: Error) -> Outcome:

@@ -88,7 +88,7 @@ class AgentChannel(ChannelTransport):
                 shown = {} if certificate is None else {"certificate_sha256": sha256_of(certificate)}
                 fields = {"peer": self.peer_address, "boot_id": hello.boot_id.hex(), **shown}
                 _log.info("proxy connected", **fields)
-                self._server.note("proxy connected", fields)
+                self._server.note("proxy connected", **fields)
             case PeerFailed(error):
                 _log.warn("proxy refused us", peer=self.peer_address, code=error.code.name, reason=error.text)
 
@@ -99,7 +99,7 @@ class AgentChannel(ChannelTransport):
         self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
-            self._server.note("proxy disconnected", {"peer": self.peer_address, "reason": reason})
+            self._server.note("proxy disconnected", peer=self.peer_address, reason=reason)
         elif is_tls_failure(reason):
             self.refused(reason)
 
@@ -200,7 +200,8 @@ class AgentServer(ServerFactory):
         note: Callable[[str, Mapping[str, object]], None] = lambda _event, _fields: None,
     ) -> None:
         self.uids = uids
-        self.note = note
+        # Thinned as the log's lines are: who may connect could fill the ledger by doing it all day.
+        self.note = Sparse(lambda event, **fields: note(event, fields), clock.seconds)
         self.clock = clock
         self.dispatch = dispatch
         self.in_thread = in_thread
@@ -217,7 +218,7 @@ class AgentServer(ServerFactory):
 
     def _tell_of_stranger(self, event: str, **fields: object) -> None:
         _log.warn(event, **fields)
-        self.note(event, fields)
+        self.note(event, **fields)
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
         assert addr is not None  # a listening port knows it
