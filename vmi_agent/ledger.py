@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from vmi_agent.ledger_rows import (
     Recorded,
     Signature,
     abandon_pending,
+    facts_of,
     record_intents,
     record_signatures,
 )
@@ -62,7 +62,7 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 self.abandoned_at_start = _take_over(connection, now)
-        except (SQLAlchemyError, LedgerUnavailable) as error:
+        except (SQLAlchemyError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._reader = open_ledger(self._path, for_writing=False)
@@ -130,7 +130,7 @@ class Ledger:
         try:
             with self._reader.begin() as connection:
                 return look(connection)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnicodeDecodeError) as error:
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
 
     def close(self) -> None:
@@ -240,21 +240,17 @@ def _take_over(connection: Connection, now: datetime) -> int:
 
 def _event_of(intent: Intent, outcome: Outcome) -> Event | None:
     """Return what the audit says of an intent's outcome; a conflict is told as the refusal that it leads to."""
-    requester = {"user": intent.user, "method": intent.method, "address": intent.address}
     match outcome:
         case Recorded():
-            fields = {
-                "serial": intent.serial.hex(),
-                "subject": intent.subject,
-                **requester,
-                "profile": intent.profile,
-                "root_generation": intent.root_generation,
-                "csr_sha256": intent.csr_sha256.hex(),
-                "tbs_sha256": sha256(intent.tbs).hexdigest(),
-            }
-            return Event("signing", intent.recorded_ms, fields)
+            return Event("signing", intent.recorded_ms, facts_of(intent))
         case AlreadyIssued(serial=serial):
-            fields = {"serial": serial.hex(), **requester, "csr_sha256": intent.csr_sha256.hex()}
+            fields = {
+                "serial": serial.hex(),
+                "user": intent.user,
+                "method": intent.method,
+                "address": intent.address,
+                "csr_sha256": intent.csr_sha256.hex(),
+            }
             return Event("signed before", intent.recorded_ms, fields)
     return None
 
