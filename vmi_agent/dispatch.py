@@ -49,7 +49,8 @@ class Dispatch:
         responder: answers OCSP requests.
         ledger: its audit is told of what is refused; of what is signed, `issuing` tells it.
         now: returns the aware UTC time.
-        report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads.
+        report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads. Of
+            a ledger that cannot be written, the ledger itself tells.
     """
 
     def __init__(
@@ -109,8 +110,7 @@ class Dispatch:
         """
         try:
             return self._signed_or_refused(request, csr_sha256, still_wanted)
-        except LedgerUnavailable as error:
-            self._report(error, csr_sha256)
+        except LedgerUnavailable:  # the ledger has told of it, once for all requests
             return _failed("The agent's ledger cannot be written. Nothing was issued.")
         except CustodyError as error:
             self._report(error, csr_sha256)

@@ -48,6 +48,7 @@ class Ledger:
     Args:
         state_dir: where `ledger.sqlite` is, or will be.
         now: aware UTC time of the opening, for the audit.
+        tell: hears once, in the writer's thread, that it cannot be written and why, and of None once it can again.
 
     Attributes:
         abandoned_at_start: how many intents an earlier process left without a signature.
@@ -56,7 +57,11 @@ class Ledger:
         LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
     """
 
-    def __init__(self, state_dir: Path, now: datetime) -> None:
+    def __init__(
+        self, state_dir: Path, now: datetime, tell: Callable[[LedgerUnavailable | None], None] = lambda _: None
+    ) -> None:
+        self._tell = tell
+        self._told = ""
         self._path = state_dir / FILE_NAME
         self._engine = open_ledger(self._path, for_writing=True)
         try:
@@ -204,9 +209,18 @@ class Ledger:
         try:
             self._check_file()
             with self._engine.begin() as connection:
-                return change(connection)
+                result = change(connection)
         except Exception as error:  # whatever it was, each waiting caller must hear of it
-            raise LedgerUnavailable(reason(error)) from error
+            unavailable = LedgerUnavailable(reason(error))
+            if self._told != str(unavailable):
+                self._told = str(unavailable)
+                unavailable.__cause__ = error
+                self._tell(unavailable)
+            raise unavailable from error
+        if self._told:
+            self._told = ""
+            self._tell(None)
+        return result
 
     def _check_file(self) -> None:
         """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
