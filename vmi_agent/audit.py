@@ -70,7 +70,8 @@ def append(connection: Connection, events: Sequence[Event]) -> None:
     rows = []
     for event in events:
         last_id += 1
-        fields = json.dumps(event.fields, ensure_ascii=False, separators=(",", ":"))
+        # In ASCII: a name may hold what UTF-8 cannot, and no name keeps what happened out of the audit.
+        fields = json.dumps(event.fields, separators=(",", ":"))
         last_hash = _link(last_hash, last_id, event.at_ms, event.name.encode(), fields.encode())
         rows.append({"id": last_id, "at_ms": event.at_ms, "event": event.name, "fields": fields, "hash": last_hash})
     connection.execute(insert(audit), rows)
@@ -92,13 +93,18 @@ def last_time_ms(connection: Connection) -> int:
 
 def rows(connection: Connection, *, last: int | None = None) -> Iterator[Row]:
     """Yield all rows, or so many of the last ones, in the order of their writing."""
-    # As octets: a text that is not UTF-8 any more is to be told, not to end the reading.
-    columns = "SELECT id, at_ms, CAST(event AS BLOB), CAST(fields AS BLOB), hash FROM audit"
+    # As octets: a text that is not UTF-8 any more is to be told, not to end the reading. None for another type.
+    columns = f"SELECT id, at_ms, {_octets('event', 'text')}, {_octets('fields', 'text')}, {_octets('hash', 'blob')}"
+    columns += " FROM audit"
     if last is None:
         yield from (Row(*row) for row in connection.exec_driver_sql(f"{columns} ORDER BY id"))
     else:
         found = connection.exec_driver_sql(f"{columns} ORDER BY id DESC LIMIT ?", (last,)).all()
         yield from (Row(*row) for row in reversed(found))
+
+
+def _octets(column: str, stored_as: str) -> str:
+    return f"CASE typeof({column}) WHEN '{stored_as}' THEN CAST({column} AS BLOB) END"
 
 
 def link_of(row: Row, before: bytes) -> bytes | None:

@@ -16,7 +16,8 @@ from runtime.files import sync_directory
 from runtime.state_dir import make as make_state_dir
 from vmi_agent import audit, ca_store
 from vmi_agent.audit import Event
-from vmi_agent.audit_check import AuditBroken, verify
+from vmi_agent.audit_check import verify
+from vmi_agent.audited_ledger import AuditBroken
 from vmi_agent.ledger_schema import FILE_NAME, reading, writing
 
 # All that a backup may hold: nothing else is read from one.

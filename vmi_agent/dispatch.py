@@ -51,7 +51,8 @@ class Dispatch:
         responder: answers OCSP requests.
         ledger: its audit is told of what is refused; of what is signed, `issuing` tells it.
         now: returns the aware UTC time.
-        report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads.
+        report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads. Of
+            a ledger that cannot be written, the ledger itself tells.
     """
 
     def __init__(
@@ -117,9 +118,8 @@ class Dispatch:
             error = Error(refused.code, retryable=False, retry_after_ms=0, text=text)
         except NotWanted as unwanted:
             error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
-        except LedgerUnavailable as failure:
-            self._report(failure, csr_sha256)
-            return _not_signed(_failed(_NO_LEDGER))  # which holds the audit as well
+        except LedgerUnavailable:  # the ledger has told of it, once for all requests; it holds the audit as well
+            return _not_signed(_failed(_NO_LEDGER))
         except CustodyError as failure:
             self._report(failure, csr_sha256)
             error = _failed("The CA's key cannot be used now. Nothing was issued.")
@@ -144,8 +144,7 @@ class Dispatch:
         name = "failed" if error.code is ErrorCode.FAILED else "refused"
         try:
             self._ledger.note(Event(name, milliseconds(self._now()), fields))
-        except LedgerUnavailable as failure:
-            self._report(failure, csr_sha256)
+        except LedgerUnavailable:
             return _failed(_NO_LEDGER)
         return error
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from vmi_agent.ledger_rows import (
     Recorded,
     Signature,
     abandon_pending,
+    facts_of,
     record_intents,
     record_signatures,
 )
@@ -48,6 +48,7 @@ class Ledger:
     Args:
         state_dir: where `ledger.sqlite` is, or will be.
         now: aware UTC time of the opening, for the audit.
+        tell: hears once, in the writer's thread, that it cannot be written and why, and of None once it can again.
 
     Attributes:
         abandoned_at_start: how many intents an earlier process left without a signature.
@@ -56,13 +57,17 @@ class Ledger:
         LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
     """
 
-    def __init__(self, state_dir: Path, now: datetime) -> None:
+    def __init__(
+        self, state_dir: Path, now: datetime, tell: Callable[[LedgerUnavailable | None], None] = lambda _: None
+    ) -> None:
+        self._tell = tell
+        self._told = ""
         self._path = state_dir / FILE_NAME
         self._engine = open_ledger(self._path, for_writing=True)
         try:
             with self._engine.begin() as connection:
                 self.abandoned_at_start = _take_over(connection, now)
-        except (SQLAlchemyError, LedgerUnavailable) as error:
+        except (SQLAlchemyError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._reader = open_ledger(self._path, for_writing=False)
@@ -130,7 +135,7 @@ class Ledger:
         try:
             with self._reader.begin() as connection:
                 return look(connection)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnicodeDecodeError) as error:
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
 
     def close(self) -> None:
@@ -204,9 +209,18 @@ class Ledger:
         try:
             self._check_file()
             with self._engine.begin() as connection:
-                return change(connection)
+                result = change(connection)
         except Exception as error:  # whatever it was, each waiting caller must hear of it
-            raise LedgerUnavailable(reason(error)) from error
+            unavailable = LedgerUnavailable(reason(error))
+            if self._told != str(unavailable):
+                self._told = str(unavailable)
+                unavailable.__cause__ = error
+                self._tell(unavailable)
+            raise unavailable from error
+        if self._told:
+            self._told = ""
+            self._tell(None)
+        return result
 
     def _check_file(self) -> None:
         """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
@@ -240,21 +254,17 @@ def _take_over(connection: Connection, now: datetime) -> int:
 
 def _event_of(intent: Intent, outcome: Outcome) -> Event | None:
     """Return what the audit says of an intent's outcome; a conflict is told as the refusal that it leads to."""
-    requester = {"user": intent.user, "method": intent.method, "address": intent.address}
     match outcome:
         case Recorded():
-            fields = {
-                "serial": intent.serial.hex(),
-                "subject": intent.subject,
-                **requester,
-                "profile": intent.profile,
-                "root_generation": intent.root_generation,
-                "csr_sha256": intent.csr_sha256.hex(),
-                "tbs_sha256": sha256(intent.tbs).hexdigest(),
-            }
-            return Event("signing", intent.recorded_ms, fields)
+            return Event("signing", intent.recorded_ms, facts_of(intent))
         case AlreadyIssued(serial=serial):
-            fields = {"serial": serial.hex(), **requester, "csr_sha256": intent.csr_sha256.hex()}
+            fields = {
+                "serial": serial.hex(),
+                "user": intent.user,
+                "method": intent.method,
+                "address": intent.address,
+                "csr_sha256": intent.csr_sha256.hex(),
+            }
             return Event("signed before", intent.recorded_ms, fields)
     return None
 

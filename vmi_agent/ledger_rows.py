@@ -53,13 +53,13 @@ class Intent:
     @property
     def request_digest(self) -> bytes:
         """Equal for the same requester and the same CSR, and for nothing else."""
-        return _digest(self.user, self.csr_sha256)
+        return digest_of(self.user, self.csr_sha256)
 
     @property
     def idempotency_token(self) -> bytes | None:
         """Equal for the same requester and the same key; None without a key."""
         has_key = self.idempotency_key != NO_IDEMPOTENCY_KEY
-        return _digest(self.user, self.idempotency_key) if has_key else None
+        return digest_of(self.user, self.idempotency_key) if has_key else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,28 @@ class Conflict:
 
 
 Outcome = Recorded | AlreadyIssued | Conflict
+
+
+def facts_of(recorded: Any) -> dict[str, object]:
+    """Return what the audit says of a certificate that is about to be signed.
+
+    Args:
+        recorded: an `Intent`, or the ledger's row of one.
+    """
+    return {
+        "serial": recorded.serial.hex(),
+        "subject": recorded.subject,
+        "user": recorded.user,
+        "method": recorded.method,
+        "address": recorded.address,
+        "profile": recorded.profile,
+        "root_generation": recorded.root_generation,
+        "not_before": recorded.not_before,
+        "not_after": recorded.not_after,
+        "csr_sha256": recorded.csr_sha256.hex(),
+        "key_sha256": recorded.key_sha256.hex(),
+        "tbs_sha256": hashlib.sha256(recorded.tbs).hexdigest(),
+    }
 
 
 def record_signatures(connection: Connection, signatures: Sequence[Signature]) -> None:
@@ -208,6 +230,7 @@ def abandon_pending(connection: Connection) -> int:
     return connection.execute(update(issuance).where(issuance.c.status == PENDING).values(status=ABANDONED)).rowcount
 
 
-def _digest(user: str, value: bytes) -> bytes:
+def digest_of(user: str, value: bytes) -> bytes:
+    """Return what is equal for the same requester and the same CSR hash or idempotency key."""
     # `value` has a fixed size, so the two cannot run into each other.
     return hashlib.sha256(value + user.encode()).digest()

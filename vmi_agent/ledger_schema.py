@@ -169,7 +169,7 @@ def _transaction(state_dir: Path, *, for_writing: bool) -> Iterator[Connection]:
                 text = f"it has schema version {version}, not {SCHEMA_VERSION}; an agent of this version updates it"
                 raise LedgerUnavailable(f"ledger {path}: {text}")
             yield connection
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnicodeDecodeError) as error:
         raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error
     finally:
         engine.dispose()
@@ -191,4 +191,8 @@ def check_not_missing(state_dir: Path) -> None:
 
 def reason(error: BaseException) -> str:
     """Return what went wrong without the statement and its parameters, which SQLAlchemy's own text would show."""
-    return str(getattr(error, "orig", None) or error)
+    text = str(getattr(error, "orig", None) or error)
+    # The driver shows what it cannot read; where it is the error's own text, it cannot even tell what went wrong.
+    if isinstance(error, UnicodeDecodeError) or text.startswith("Could not decode to UTF-8"):
+        return "a text in it is not UTF-8: the file is damaged"
+    return text

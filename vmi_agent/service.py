@@ -1,9 +1,11 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
@@ -20,6 +22,7 @@ from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
 from runtime.reload import Reloadable
+from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 from runtime.workers import Workers
@@ -46,7 +49,11 @@ ROUND_S = 0.5
 # What is left of the ten seconds of a stop for a round under way.
 UPKEEP_S = 0.5
 
+# What a disk, a token or a ledger can do to us; everything else is a bug, and told with a traceback.
+_EXPECTED = (OSError, SQLAlchemyError, LedgerUnavailable, CustodyError)
+
 _log = Logger()
+_warn = Sparse(_log.warn, time.monotonic)
 
 
 class AgentApplication:
@@ -135,7 +142,9 @@ class AgentApplication:
         path = self._config.state_dir
         if authority.exists(path):
             check_not_missing(path)
-        self._ledger = ledger = Ledger(path, utc_now())  # before the CA: a CA without a ledger is refused
+        self._ledger = ledger = Ledger(
+            path, utc_now(), _tell_of_ledger
+        )  # before the CA: a CA without a ledger is refused
         if ledger.abandoned_at_start:
             _log.warn("intents without certificate closed off", count=ledger.abandoned_at_start)
         return ledger
@@ -231,5 +240,17 @@ def _not_usable(generation: int, reason: str) -> None:
     _log.warn("older generation of the CA not usable: no more CRLs of it", root_generation=generation, reason=reason)
 
 
+def _tell_of_ledger(unavailable: LedgerUnavailable | None) -> None:
+    if unavailable is None:
+        _log.info("ledger written again")
+    elif isinstance(unavailable.__cause__, _EXPECTED):
+        _log.error("ledger cannot be written, nothing is issued", reason=str(unavailable))
+    else:
+        _log.failure("ledger cannot be written, nothing is issued", Failure(unavailable.__cause__))
+
+
 def _report(what: str, error: BaseException, csr_sha256: bytes = b"") -> None:
-    _log.failure(what, Failure(error), csr_sha256=csr_sha256.hex())
+    if isinstance(error, _EXPECTED):
+        _warn(what, reason=str(error))
+    else:
+        _log.failure(what, Failure(error), csr_sha256=csr_sha256.hex())

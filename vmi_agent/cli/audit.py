@@ -10,6 +10,7 @@ import click
 from vmi_agent import anchor, audit_check
 from vmi_agent import audit as audit_rows
 from vmi_agent.audit import Event, Row
+from vmi_agent.audited_ledger import AuditBroken
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger_schema import reading, writing
@@ -39,7 +40,7 @@ def audit_verify(state_dir: Path, anchor_file: Path | None) -> None:
     try:
         with reading(state_dir) as connection:
             head = audit_check.verify(connection, anchors)
-    except audit_check.AuditBroken as error:
+    except AuditBroken as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"audit verified: {head.last_id} rows, head {head.hash.hex()}")
 

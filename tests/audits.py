@@ -1,0 +1,153 @@
+"""Audits for the tests: one with every kind of event, made by the real parts, and how to tamper with one."""
+
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from agents import Agent, Time, always, open_agent, request
+from csrs import make_csr
+from processes import port_of, run, start_agent
+from raw_asker import RawAsker
+from sqlalchemy import Connection
+from test_ca_state import make_intent
+
+from protocol.records import Signed
+from vmi_agent import ca_life
+from vmi_agent.audit_check import NO_ANCHORS, verify
+from vmi_agent.audited_ledger import AuditBroken
+from vmi_agent.backup import back_up, restore
+from vmi_agent.custody.opening import Access
+from vmi_agent.issuing import milliseconds, utc_now
+from vmi_agent.ledger_schema import FILE_NAME, open_ledger
+from vmi_agent.listing import prune
+from vmi_agent.revocation import Reason, release, revoke
+
+EVENTS = {
+    "backup made",
+    "ca keys encrypted anew",
+    "ca made",
+    "ca rotated",
+    "channel peer refused",
+    "clock accepted",
+    "crl issued",
+    "intents abandoned",
+    "proxy connected",
+    "proxy disconnected",
+    "pruned",
+    "refused",
+    "released",
+    "restored",
+    "revoked",
+    "signed",
+    "signed before",
+    "signing",
+    "started",
+    "stopped",
+}
+# What a stranger says first.
+NO_HELLO = b"GET / HTTP/1.1\r\nHost: stranger\r\n\r\n"
+
+
+def sign(agent: Agent, csr: bytes, user: str = "hmc1", key: bytes = bytes(16)) -> bytes:
+    """Have a certificate signed by the parts of an agent; return its serial."""
+    outcome = agent.dispatch.sign(request(csr, user=user, key=key), sha256(csr).digest(), always)
+    assert isinstance(outcome.answer, Signed), outcome
+    return bytes.fromhex(outcome.fields["serial"])
+
+
+def make_full_audit(directory: Path) -> Path:
+    """Make a state directory whose audit has each of `EVENTS`; return it."""
+    state = directory / "state"
+    with start_agent(state, 0, "--key-type", "p256") as process:
+        port = port_of(process.wait_for("ready")["listen"][0])
+        with RawAsker(port) as asker:
+            asker.ask(request(make_csr(), user="räuber\u2028"))
+            assert len(asker.answers(1)) == 1
+        process.wait_for("proxy disconnected")
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(NO_HELLO)
+            process.wait_for("channel peer refused")
+        assert process.stop() == 0
+    assert run("vmi-agent", "audit", "accept-clock", "--state-dir", str(state)).returncode == 0
+    time = Time()
+    time.now = utc_now()
+    with open_agent(state, time) as agent:
+        _live(agent, state, time)
+    with open_agent(state, time) as agent:  # which closes off the intent
+        sign(agent, make_csr())
+    ca_life.encrypt_keys(state, None, b"secret phrase", time(), lambda _: None)
+    access = Access(passphrase=b"secret phrase")
+    with open_agent(state, time, access=access) as agent:
+        ca_life.encrypt_keys(state, b"secret phrase", b"secret phrase", time(), agent.ledger.note)
+    back_up(state, directory / "backup.tar", time())
+    restore(directory / "backup.tar", directory / "restored", time())
+    return directory / "restored"
+
+
+def _live(agent: Agent, state: Path, time: Time) -> None:
+    agent.publishing.refresh()
+    csr = make_csr(key="p384")
+    serial = sign(agent, csr)
+    assert sign(agent, csr) == serial
+    broken = csr[:-1] + bytes((csr[-1] ^ 1,))
+    agent.dispatch.sign(request(broken, user="mallory"), sha256(broken).digest(), always)
+    now_ms = milliseconds(time())
+    agent.ledger.change(lambda connection: revoke(connection, serial, Reason.certificateHold, now_ms, "tester"))
+    agent.ledger.change(lambda connection: release(connection, serial, now_ms, "tester"))
+    agent.ledger.change(lambda connection: revoke(connection, serial, Reason.keyCompromise, now_ms, "tester"))
+    time.advance(days=4000)
+    agent.ledger.change(lambda connection: prune(connection, time() - timedelta(days=1), milliseconds(time())))
+    ca_life.rotate(state, None, Access(), time(), agent.ledger.note)
+    agent.generations.look_for_newer()
+    for number in range(3):
+        sign(agent, make_csr(), user=f"hmc{number}", key=bytes(15) + bytes((number,)))
+    held = sign(agent, make_csr(key="rsa2048"))
+    now_ms = milliseconds(time())
+    agent.ledger.change(lambda connection: revoke(connection, held, Reason.certificateHold, now_ms, "tester"))
+    agent.ledger.record_intent(make_intent(1))
+
+
+@contextmanager
+def tampering(ledger: Path) -> Iterator[Connection]:
+    """Give a transaction on a ledger's file, which is undone at the end."""
+    engine = open_ledger(ledger, for_writing=True)
+    try:
+        with engine.connect() as connection, closing(connection.begin()):
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def drop_constraints(ledger: Path) -> None:
+    """Let every column hold anything, as somebody with an editor can."""
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        for constraint in (" NOT NULL", " VARCHAR", " BIGINT", " BLOB"):
+            statement = "UPDATE sqlite_master SET sql = replace(sql, ?, '') WHERE type = 'table'"
+            connection.execute(statement, (constraint,))
+        connection.execute("PRAGMA writable_schema = RESET")
+
+
+def complaint(connection: Connection, anchors: Mapping[int, bytes] = NO_ANCHORS) -> str:
+    """Return what `verify` complains of; "" for nothing."""
+    try:
+        verify(connection, anchors)
+    except AuditBroken as broken:
+        return str(broken)
+    return ""
+
+
+def flipped(value: bytes, bit: int) -> bytes:
+    """Return the octets with one bit flipped."""
+    changed = bytearray(value)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def ledger_of(state_dir: Path) -> Path:
+    """Return the path of a ledger."""
+    return state_dir / FILE_NAME
