@@ -1,15 +1,19 @@
 """Leaves of an agent made of parts, their revocation, and what openssl needs to judge it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from agents import Agent, Time, always, request
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 from csrs import make_csr
+from sqlalchemy import Connection
 
 from vmi_agent import revocation
 from vmi_agent.certificate import SERIAL_OCTETS
@@ -77,16 +81,27 @@ def serial_of(certificate: x509.Certificate) -> bytes:
     return certificate.serial_number.to_bytes(SERIAL_OCTETS)
 
 
-def revoke(agent: Agent, certificate: x509.Certificate, time: Time, reason: Reason = Reason.keyCompromise) -> None:
-    """Revoke a certificate at the clock's time."""
+def revocation_of(
+    certificate: x509.Certificate, time: Time, reason: Reason = Reason.keyCompromise
+) -> Callable[[Connection], None]:
+    """Return the change that revokes a certificate at the clock's time."""
     octets, now_ms = serial_of(certificate), milliseconds(time())
-    agent.ledger.change(partial(revocation.revoke, serial=octets, reason=reason, now_ms=now_ms, by=OFFICER))
+    return partial(revocation.revoke, serial=octets, reason=reason, now_ms=now_ms, by=OFFICER)
+
+
+def release_of(certificate: x509.Certificate, time: Time) -> Callable[[Connection], None]:
+    """Return the change that takes a certificate off hold."""
+    return partial(revocation.release, serial=serial_of(certificate), now_ms=milliseconds(time()), by=OFFICER)
+
+
+def revoke(agent: Agent, certificate: x509.Certificate, time: Time, reason: Reason = Reason.keyCompromise) -> None:
+    """Revoke a certificate in an agent's ledger."""
+    agent.ledger.change(revocation_of(certificate, time, reason))
 
 
 def release(agent: Agent, certificate: x509.Certificate, time: Time) -> None:
-    """Take a certificate off hold."""
-    octets, now_ms = serial_of(certificate), milliseconds(time())
-    agent.ledger.change(partial(revocation.release, serial=octets, now_ms=now_ms, by=OFFICER))
+    """Take a certificate off hold there."""
+    agent.ledger.change(release_of(certificate, time))
 
 
 def crl_der(agent: Agent, generation: int = 1) -> bytes:
@@ -99,6 +114,33 @@ def crl_der(agent: Agent, generation: int = 1) -> bytes:
 def read_crl(agent: Agent, generation: int = 1) -> x509.CertificateRevocationList:
     """Return the same, read by the cryptography package."""
     return x509.load_der_x509_crl(crl_der(agent, generation))
+
+
+# What requests name a certificate's issuer with.
+HASHES: dict[str, hashes.HashAlgorithm] = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256()}
+
+
+def question(
+    certificate: x509.Certificate, issuer: x509.Certificate, nonce: bytes | None = None, hash_name: str = "sha1"
+) -> bytes:
+    """Return an OCSP request in DER."""
+    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, HASHES[hash_name])
+    if nonce is not None:
+        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
+    return builder.build().public_bytes(Encoding.DER)
+
+
+def by_serial(serial: int, issuer: x509.Certificate) -> bytes:
+    """Return an OCSP request for a serial number."""
+    named = ocsp.load_der_ocsp_request(question(issuer, issuer))
+    builder = ocsp.OCSPRequestBuilder()
+    builder = builder.add_certificate_by_hash(named.issuer_name_hash, named.issuer_key_hash, serial, hashes.SHA1())
+    return builder.build().public_bytes(Encoding.DER)
+
+
+def ask(agent: Agent, request: bytes) -> ocsp.OCSPResponse:
+    """Return the responder's answer, read."""
+    return ocsp.load_der_ocsp_response(agent.responder.answer(request).der)
 
 
 def write_pem(path: Path, certificate: x509.Certificate) -> str:

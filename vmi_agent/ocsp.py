@@ -96,6 +96,8 @@ class OcspResponder:
             name = request.hash_algorithm.name
         except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
+        if request.serial_number < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
+            return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         authority = self._issuer(name, request.issuer_name_hash, request.issuer_key_hash)
         if authority is None or authority.certificate.not_valid_after_utc <= self._now():
             return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
