@@ -308,7 +308,7 @@ def read_crl_or_none(agent: Agent) -> Iterable[x509.RevokedCertificate]:
 
 
 def test_kept_answers_are_bounded(tmp_path: Path, time: Time) -> None:
-    """Those that nobody asked for the longest go; asking keeps one, and asking for what is not there pushes none out."""
+    """Who was not asked for the longest goes; asking for what is not there pushes nobody out."""
     with open_agent(tmp_path, time) as agent:
         leaf, root = issue(agent), agent.generations.current.root
         agent.ledger.change(partial(_add_serials, serial_of(leaf)))
