@@ -1,7 +1,7 @@
 """The OCSP responder's delegates: for each generation a key of its own and a certificate (RFC 6960, 4.2.2.2).
 
 The certificate is issued on the first request, and anew before it ends, through the ledger as every other is. Key and
-certificate stand in `STATE/ca/N/ocsp.pem`.
+certificate stand in `STATE/ca/N/ocsp.pem`; those of an ephemeral CA in memory only, as its own key does.
 """
 
 import threading
@@ -24,7 +24,7 @@ from vmi_agent.authority import Authority
 from vmi_agent.certificate import assemble, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
-from vmi_agent.errors import SelfCheckFailed
+from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import Intent, Signature
@@ -32,6 +32,8 @@ from vmi_agent.ledger_rows import Intent, Signature
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
 BACK_DATE = timedelta(minutes=5)
+# Each try leaves rows in the ledger, and anybody at all may ask.
+RETRY_AFTER = timedelta(seconds=30)
 _PROFILE = "ocsp-responder"
 _ITSELF = "vmi-agent"
 
@@ -73,20 +75,45 @@ class Responders:
         self._ledger = ledger
         self._now = now
         self._delegates: dict[int, Delegate] = {}
+        self._failed_at: dict[int, datetime] = {}
         self._lock = threading.Lock()
 
-    def get(self, authority: Authority) -> Delegate:
+    def get(self, authority: Authority) -> Delegate | None:
         """Return a generation's delegate, which is made where it is missing or about to end.
 
+        Returns:
+            None where it could not be made a moment ago, which was told then.
+
         Raises:
-            CustodyError, LedgerUnavailable: it cannot be made now.
+            CustodyError, LedgerUnavailable, SelfCheckFailed: it cannot be made now.
         """
+        delegate = self._delegates.get(authority.generation)
+        if delegate is not None and not self._ends_soon(delegate, authority):
+            return delegate
         with self._lock:
             delegate = self._delegates.get(authority.generation) or self._load(authority)
             if delegate is None or self._ends_soon(delegate, authority):
-                delegate = self._make(authority)
-            self._delegates[authority.generation] = delegate
+                delegate = self._renew(authority, delegate)
+            if delegate is not None:
+                self._delegates[authority.generation] = delegate
             return delegate
+
+    def _renew(self, authority: Authority, old: Delegate | None) -> Delegate | None:
+        now = self._now()
+        if old is not None and old.certificate.not_valid_after_utc <= now:
+            old = None
+        failed_at = self._failed_at.get(authority.generation)
+        if failed_at is not None and failed_at <= now < failed_at + RETRY_AFTER:
+            return old
+        try:
+            delegate = self._make(authority)
+        except (CustodyError, LedgerUnavailable, SelfCheckFailed):
+            self._failed_at[authority.generation] = now
+            if old is None:
+                raise
+            return old  # whose days are counted; what keeps the CA's key from signing is told with its CRLs
+        self._failed_at.pop(authority.generation, None)
+        return delegate
 
     def _ends_soon(self, delegate: Delegate, authority: Authority) -> bool:
         end = delegate.certificate.not_valid_after_utc
@@ -109,8 +136,13 @@ class Responders:
     def _make(self, authority: Authority) -> Delegate:
         key = file.make_key(_key_type_for(authority))
         certificate = self._issue(key, authority)
-        pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
-        replace_file(self._path(authority), pem)
+        path = self._path(authority)
+        if not ca_store.is_ephemeral(path.parent):
+            pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
+            try:
+                replace_file(path, pem)
+            except OSError as error:
+                raise CustodyError(f"OCSP responder {path}: {error.strerror}") from error
         return Delegate(key, certificate)
 
     def _issue(self, key: CertificateIssuerPrivateKeyTypes, authority: Authority) -> x509.Certificate:
