@@ -13,6 +13,7 @@ from vmi_agent import ca_life
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
 from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_schema import FILE_NAME
 
 _ROOT = """[req]
 distinguished_name = name
@@ -106,4 +107,5 @@ class OfflineRoot:
 def begin(state_dir: Path) -> None:
     """Make the ledger of a state directory where there is none, as the commands do."""
     make_state_dir(state_dir)
-    Ledger(state_dir, now()).close()
+    if not (state_dir / FILE_NAME).exists():
+        Ledger(state_dir, now()).close()

@@ -24,6 +24,7 @@ from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.opening import Access
 
+ITS_OWN = "its own passphrase"
 SIGNS_ALL = {"key_cert_sign": True, "crl_sign": True}
 
 
@@ -162,9 +163,10 @@ def test_chain_that_is_none(chain: bytes) -> None:
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # of serials that are negative
 def test_chain_with_odd_octets() -> None:
-    """Whatever one octet of a certificate is changed to, the chain is refused with a reason and no traceback."""
-    der = bytearray(certificate("root", "root").public_bytes(serialization.Encoding.DER))
-    for at in range(len(der)):
+    """Whatever octet of what is signed is changed, the chain is refused with a reason and no traceback."""
+    made = certificate("root", "root")
+    der = bytearray(made.public_bytes(serialization.Encoding.DER))
+    for at in range(der.index(made.tbs_certificate_bytes) + len(made.tbs_certificate_bytes)):
         for flipped in (0x01, 0x1F, 0x80):
             der[at] ^= flipped
             armoured = pem_of(bytes(der))
@@ -187,7 +189,7 @@ def pem_of(der: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("key", ["rsa2048", "rsa4096", "p256", "p384", "ed25519"])
-@pytest.mark.parametrize("passphrase", [None, "its own passphrase"])
+@pytest.mark.parametrize("passphrase", [None, ITS_OWN])
 def test_import_of_a_root(tmp_path: Path, key: str, passphrase: str | None) -> None:
     """A root that openssl made is taken over with its key, and leaves under it verify."""
     made = OfflineRoot(tmp_path / "root", key, passphrase=passphrase)
@@ -202,9 +204,7 @@ def test_import_of_a_root(tmp_path: Path, key: str, passphrase: str | None) -> N
 def test_import_encrypts_the_key(tmp_path: Path) -> None:
     """The key gets this agent's passphrase, whatever it had."""
     access = Access(b"of the agent")
-    OfflineRoot(tmp_path / "root", passphrase="its own passphrase").import_into(
-        tmp_path / "agent", b"its own passphrase", access
-    )
+    OfflineRoot(tmp_path / "root", passphrase=ITS_OWN).import_into(tmp_path / "agent", ITS_OWN.encode(), access)
 
     assert (tmp_path / "agent" / "ca" / "1" / "key.pem").read_text().startswith("-----BEGIN ENCRYPTED")
     assert len(issue(tmp_path / "agent", access)) == 2
@@ -213,9 +213,9 @@ def test_import_encrypts_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("passphrase", "given", "told"),
     [
-        ("its own passphrase", None, "is encrypted. Give its passphrase: --import-passphrase-file"),
-        ("its own passphrase", b"another passphrase", "or its passphrase is another one"),
-        (None, b"its own passphrase", "leave --import-passphrase-file away"),
+        (ITS_OWN, None, "is encrypted. Give its passphrase: --import-passphrase-file"),
+        (ITS_OWN, b"another passphrase", "or its passphrase is another one"),
+        (None, ITS_OWN.encode(), "leave --import-passphrase-file away"),
     ],
 )
 def test_import_with_a_wrong_passphrase(tmp_path: Path, passphrase: str | None, given: bytes | None, told: str) -> None:

@@ -1,7 +1,7 @@
 """The OCSP responder's delegates: for each generation a key of its own and a certificate (RFC 6960, 4.2.2.2).
 
 The certificate is issued on the first request, and anew before it ends, through the ledger as every other is. Key and
-certificate stand in `STATE/ca/N/ocsp.pem`.
+certificate stand in `STATE/ca/N/ocsp.pem`, those of an ephemeral CA in memory only.
 """
 
 import threading
@@ -103,14 +103,21 @@ class Responders:
             return None
         except (OSError, FileRefused) as error:
             raise CustodyError(f"OCSP responder: {error}") from error
-        key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        try:
+            key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        except CustodyError:
+            # Written by an agent that still had another passphrase than the CA's keys have now: it is replaced.
+            return None
         return Delegate(key, ca_store.read_certificates(path)[0])
 
     def _make(self, authority: Authority) -> Delegate:
         key = file.make_key(_key_type_for(authority))
         certificate = self._issue(key, authority)
-        pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
-        replace_file(self._path(authority), pem)
+        path = self._path(authority)
+        if not ca_store.is_ephemeral(path.parent):  # whose keys are in memory only
+            replace_file(
+                path, file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
+            )
         return Delegate(key, certificate)
 
     def _issue(self, key: CertificateIssuerPrivateKeyTypes, authority: Authority) -> x509.Certificate:
