@@ -143,7 +143,6 @@ def test_backup_to_a_file_that_exists(tmp_path: Path, backup: Path) -> None:
     assert names(tmp_path) == {"agent", "backup.tar"}
 
 
-@pytest.mark.parametrize("command", [["backup"], ["restore"]])
 def test_backup_on_a_file_system_without_links(tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where files cannot be linked, as on many a USB stick, the backup is written all the same, and replaces none."""
 
@@ -158,6 +157,7 @@ def test_backup_on_a_file_system_without_links(tmp_path: Path, backup: Path, mon
         back_up(tmp_path / "agent", backup, now())
 
 
+@pytest.mark.parametrize("command", [["backup"], ["restore"]])
 def test_backup_without_its_source(tmp_path: Path, command: list[str]) -> None:
     """A state directory or an archive that is not there is named."""
     done = run("vmi-agent", *command, "--state-dir", str(tmp_path / "absent"), str(tmp_path / "backup.tar"))

@@ -37,7 +37,7 @@ def ask_ocsp(url: str, leaf: x509.Certificate, issuer: x509.Certificate) -> ocsp
 
 def root_of(url: str) -> x509.Certificate:
     """Return the root that the proxy tells."""
-    return x509.load_pem_x509_certificate(curl(url + IBM_ROOT).json["data"].encode())
+    return x509.load_pem_x509_certificate(curl(url + IBM_ROOT).json["Certificate"].encode())
 
 
 def assert_no_key_on_disk(directory: Path) -> None:

@@ -199,8 +199,8 @@ def check_ca_not_missing(state_dir: Path) -> None:
     with reading(state_dir) as connection:
         if connection.execute(select(issuance.c.id).limit(1)).first() is not None:
             raise LedgerUnavailable(
-                f"{state_dir} holds a ledger with certificates and no CA. Restore both from a backup, or begin anew with"
-                " an empty state directory."
+                f"{state_dir} holds a ledger with certificates and no CA. Restore both from a backup, or begin anew"
+                " with an empty state directory."
             )
 
 
