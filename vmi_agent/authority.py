@@ -162,6 +162,7 @@ class Generations:
         self._access = access
         self._publish_at = publish_at
         self._tell = tell
+        self._opened_at = now
         self._by_number: dict[int, Authority] = {}
         if ephemeral is None:
             newest = ca_store.newest(state_dir)
@@ -170,7 +171,7 @@ class Generations:
         self._by_number[ephemeral.generation] = ephemeral
         for generation in ca_store.generations(state_dir):
             if generation not in self._by_number:
-                self._add_older(generation, now)
+                self._add_older(generation)
 
     def get(self, generation: int) -> Authority | None:
         """Return a generation that signs CRLs, or None."""
@@ -181,16 +182,18 @@ class Generations:
         return [self._by_number[number] for number in sorted(self._by_number)]
 
     def look_for_newer(self) -> bool:
-        """Take a generation into use that was made since; return whether there was one.
+        """Take the generations into use that were made since; return whether there were any.
 
         Raises:
-            CustodyError: it cannot be used. The one before goes on.
+            CustodyError: the newest one cannot be used. The one before goes on.
         """
-        newest = ca_store.newest(self._state_dir)
-        if newest <= self.current.generation:
+        before, newest = self.current.generation, ca_store.newest(self._state_dir)
+        if newest <= before:
             return False
         authority = load(self._state_dir, newest, self._access, self._publish_at)
-        # A new dictionary: other threads may be looking at the old one.
+        for generation in ca_store.generations(self._state_dir):
+            if before < generation < newest:
+                self._add_older(generation)
         self._by_number = self._by_number | {newest: authority}
         self.current = authority
         return True
@@ -200,7 +203,7 @@ class Generations:
         for authority in self._by_number.values():
             authority.custody.close()
 
-    def _add_older(self, generation: int, now: datetime) -> None:
+    def _add_older(self, generation: int) -> None:
         if ca_store.is_ephemeral(ca_store.directory_of(self._state_dir, generation)):
             return  # with its key went its CRLs
         try:
@@ -208,5 +211,6 @@ class Generations:
         except CustodyError as error:
             self._tell(generation, str(error))
             return
-        if authority.certificate.not_valid_after_utc > now:
-            self._by_number[generation] = authority
+        if authority.certificate.not_valid_after_utc > self._opened_at:
+            # A new dictionary: other threads may be looking at the old one.
+            self._by_number = self._by_number | {generation: authority}

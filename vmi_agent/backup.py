@@ -1,15 +1,19 @@
 """Backups: everything in the state directory that cannot be made again, in one tar file, while the agent serves."""
 
 import io
+import json
 import os
 import re
 import shutil
 import sqlite3
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+
+from sqlalchemy import Connection, select
 
 from runtime.errors import StartError
 from runtime.files import sync_directory
@@ -19,16 +23,22 @@ from vmi_agent.audit import Event
 from vmi_agent.audit_check import verify
 from vmi_agent.audited_ledger import AuditBroken
 from vmi_agent.ledger_schema import FILE_NAME, reading, writing
+from vmi_agent.ledger_schema import audit as audit_rows
 
 # All that a backup may hold: nothing else is read from one.
-_MEMBER = re.compile(r"ledger\.sqlite|channel(-of-proxy)?\.pem|ca/([1-9][0-9]{0,17}|requested)/[a-z-]+\.(pem|uri)")
+_MEMBER = re.compile(
+    r"ledger\.sqlite|channel(-of-proxy)?\.pem"
+    r"|ca/([1-9][0-9]{0,17}|requested)/[a-z-]+\.(pem|uri)|ca/[1-9][0-9]{0,17}/ephemeral"
+)
+_MOST_OCTETS = 1 << 20  # of any but the ledger
+_MADE = "backup made"
 
 
 def back_up(state_dir: Path, target: Path, now: datetime) -> str:
     """Write a backup, mode 0600, and tell the audit of it; return its SHA-256 in hexadecimal.
 
     Raises:
-        StartError: the target exists.
+        StartError: the target exists, or there is no state directory.
         LedgerUnavailable: the ledger cannot be read or its audit written.
         OSError: the target cannot be written.
     """
@@ -36,8 +46,10 @@ def back_up(state_dir: Path, target: Path, now: datetime) -> str:
         raise StartError(f"{target} exists already. Nothing was changed.")
     # Nobody changes the CA meanwhile, so that ledger and CA are of one time.
     with ca_store.locked(state_dir), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as temporary:
+        files = _files(state_dir)
         with writing(state_dir) as connection:
-            audit.append(connection, [Event("backup made", int(now.timestamp() * 1000), {})])
+            fields = {"files_sha256": _digest_of_all(files)}
+            audit.append(connection, [Event(_MADE, int(now.timestamp() * 1000), fields)])
         copy = Path(temporary) / FILE_NAME
         source = sqlite3.connect(state_dir / FILE_NAME)
         try:
@@ -47,20 +59,24 @@ def back_up(state_dir: Path, target: Path, now: datetime) -> str:
         tar = Path(temporary) / "backup.tar"
         with open(os.open(tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w") as archive:
-                _write(archive, state_dir, copy)
+                archive.add(copy, FILE_NAME)
+                for name, content in files.items():
+                    entry = tarfile.TarInfo(name)
+                    entry.mode, entry.size, entry.mtime = 0o600, len(content), int(now.timestamp())
+                    archive.addfile(entry, io.BytesIO(content))
             file.flush()
             os.fsync(file.fileno())
         digest = _digest(tar)
-        os.link(tar, target)  # unlike a rename, this never replaces what somebody else has just put there
+        _put(tar, target)
     sync_directory(target.parent)
     return digest
 
 
 def restore(source: Path, state_dir: Path, now: datetime) -> None:
-    """Make a state directory from a backup, whose audit is verified first; the audit tells of it.
+    """Make a state directory from a backup, all of it; its audit is verified first, and tells of it.
 
     Raises:
-        StartError: the state directory is not empty, or the backup is not sound.
+        StartError: the state directory is not empty, or the backup is not whole and sound.
         OSError: something cannot be read or written.
     """
     make_state_dir(state_dir.parent)
@@ -68,12 +84,16 @@ def restore(source: Path, state_dir: Path, now: datetime) -> None:
         raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
     staging = Path(tempfile.mkdtemp(dir=state_dir.parent, prefix=f".{state_dir.name}-"))
     try:
-        _extract(source, staging)
+        files_sha256 = _extract(source, staging)
         with reading(staging) as connection:
             verify(connection)
+            if files_sha256 != _told_of_files(connection):
+                raise tarfile.TarError("its files are not those of which its audit tells")
         fields = {"backup_sha256": _digest(source)}
         with writing(staging) as connection:
             audit.append(connection, [Event("restored", int(now.timestamp() * 1000), fields)])
+        for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
+            sync_directory(directory)
         os.rename(staging, state_dir)
     except (tarfile.TarError, AuditBroken) as error:
         raise StartError(f"{source} is not a sound backup: {error}") from error
@@ -83,34 +103,62 @@ def restore(source: Path, state_dir: Path, now: datetime) -> None:
     sync_directory(state_dir.parent)
 
 
-def _write(tar: tarfile.TarFile, state_dir: Path, ledger: Path) -> None:
-    tar.add(ledger, FILE_NAME)
-    for path in sorted(state_dir.rglob("*")):
-        name = path.relative_to(state_dir).as_posix()
-        if path.is_file() and name != FILE_NAME and _MEMBER.fullmatch(name):
-            content = path.read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.mode, entry.size, entry.mtime = 0o600, len(content), int(path.stat().st_mtime)
-            tar.addfile(entry, io.BytesIO(content))
+def _files(state_dir: Path) -> dict[str, bytes]:
+    """Return what there is beside the ledger, by name. It is small."""
+    names = {path.relative_to(state_dir).as_posix(): path for path in sorted(state_dir.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in names.items() if name != FILE_NAME and _MEMBER.fullmatch(name)}
 
 
-def _extract(source: Path, target: Path) -> None:
+def _put(source: Path, target: Path) -> None:
+    """Put a file where nothing is, and never in the place of what somebody else has just put there."""
+    try:
+        os.link(source, target)
+    except FileExistsError as error:
+        raise StartError(f"{target} exists already. Nothing was changed.") from error
+    except OSError:  # a file system without links, such as many a USB stick's
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(source, target)
+
+
+def _extract(source: Path, target: Path) -> str:
+    """Write out what an archive holds; return the digest over all of it but the ledger."""
+    files: dict[str, bytes] = {}
     with tarfile.open(source, mode="r:") as tar:
-        names = set()
         for member in tar:
-            if not member.isfile() or not _MEMBER.fullmatch(member.name) or member.name in names:
-                raise tarfile.TarError(f"it holds {member.name[:80]!r}, which no backup has")
-            names.add(member.name)
-            path = target / member.name
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            name = member.name
+            path = target / name
+            # A sparse file may be any number of times as large as the archive.
+            if not member.isfile() or member.issparse() or not _MEMBER.fullmatch(name) or path.exists():
+                raise tarfile.TarError(f"it holds {name[:80]!r}, which no backup has")
             content = tar.extractfile(member)
             assert content is not None  # it is a file
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                shutil.copyfileobj(content, file)
+                if name == FILE_NAME:
+                    shutil.copyfileobj(content, file)
+                elif member.size > _MOST_OCTETS:
+                    raise tarfile.TarError(f"{name} has {member.size} octets, accepted up to {_MOST_OCTETS}")
+                else:
+                    files[name] = content.read()
+                    file.write(files[name])
                 file.flush()
                 os.fsync(file.fileno())
-        if FILE_NAME not in names:
-            raise tarfile.TarError("it holds no ledger")
+    if not (target / FILE_NAME).exists():
+        raise tarfile.TarError("it holds no ledger")
+    return _digest_of_all(files)
+
+
+def _told_of_files(connection: Connection) -> str | None:
+    """Return the digest over the files that the audit tells of, where the ledger was made for a backup."""
+    fields = connection.execute(
+        select(audit_rows.c.fields).where(audit_rows.c.event == _MADE).order_by(audit_rows.c.id.desc()).limit(1)
+    ).scalar()
+    return None if fields is None else json.loads(fields).get("files_sha256")
+
+
+def _digest_of_all(files: Mapping[str, bytes]) -> str:
+    lines = [f"{sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items())]
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

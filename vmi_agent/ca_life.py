@@ -8,25 +8,22 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from protocol.records import MAX_CHAIN_CERTIFICATES
 from runtime.errors import StartError
-from runtime.files import read_secret, replace_file
+from runtime.files import read_secret, replace_file, sync_directory
 from vmi_agent import authority, ca_store
 from vmi_agent.audit import Event
 from vmi_agent.authority import Authority
 from vmi_agent.ca_certificates import cross_certificate, issuing_ca_request, self_signed_root
+from vmi_agent.ca_chain import read_chain
 from vmi_agent.custody import Custody, CustodyError, file
 from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.custody.opening import KEY_FILE, Access, has_key, make_key, open_key
 
 Note = Callable[[Event], None]
-
-_MOST_CA_CERTIFICATES = MAX_CHAIN_CERTIFICATES - 1
 
 
 def create(
@@ -44,7 +41,7 @@ def create(
     """
     with ca_store.adding(state_dir) as (generation, staging, finish):
         custody = make_key(staging, key_type, access, _label(generation))
-        _add_root(staging, generation, custody, now, note, "ca made")
+        note(_event("ca made", now, _add_root(staging, generation, custody, now)))
         finish()
     return authority.assemble(state_dir, generation, custody, publish_at)
 
@@ -56,13 +53,15 @@ def create_ephemeral(
     with ca_store.adding(state_dir) as (generation, staging, finish):
         custody = file.FileCustody(file.make_key(key_type))
         (staging / ca_store.EPHEMERAL_FILE).touch()
-        _add_root(staging, generation, custody, now, note, "ca made, ephemeral")
+        note(_event("ca made, ephemeral", now, _add_root(staging, generation, custody, now)))
         finish()
     return authority.assemble(state_dir, generation, custody, publish_at)
 
 
 def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime, note: Note) -> x509.Certificate:
     """Make the next generation, with cross-certificates both ways where the old key is at hand; return its root.
+
+    A root that was imported may allow no CA below it (path length 0): it gets none for the new one.
 
     Args:
         key_type: None for the kind of key that the old one has. The others as for `create`.
@@ -84,12 +83,14 @@ def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime,
         if generation != old_generation + 1:
             raise StartError("somebody else has just changed the CA. Nothing was changed here.")
         custody = make_key(staging, key_type, access, _label(generation))
-        root = _add_root(staging, generation, custody, now, note, "ca rotated")
+        root = _add_root(staging, generation, custody, now)
         if old_custody is not None and old.not_valid_after_utc > now:
-            new_with_old = cross_certificate(root, authority.issuer_of(old), old_custody, now)
             old_with_new = cross_certificate(old, authority.issuer_of(root), custody, now)
-            ca_store.write_certificates(staging / ca_store.NEW_WITH_OLD_FILE, [new_with_old])
             ca_store.write_certificates(staging / ca_store.OLD_WITH_NEW_FILE, [old_with_new])
+            if _allows_ca_below(old):
+                new_with_old = cross_certificate(root, authority.issuer_of(old), old_custody, now)
+                ca_store.write_certificates(staging / ca_store.NEW_WITH_OLD_FILE, [new_with_old])
+        note(_event("ca rotated", now, root))
         finish()
     return root
 
@@ -114,11 +115,12 @@ def import_ca(
     Raises:
         CustodyError: key or certificates are refused; the text says why.
     """
-    key = file.parse(key_pem, key_passphrase, "the key")
+    key = file.parse(key_pem, key_passphrase, "the key", "--import-passphrase-file")
     if access.token is not None:
         raise CustodyError("a key cannot be imported into a token. Make one there and use ca csr, or import to a file.")
-    certificates = check_chain(_parse_chain(chain_pem), key.public_key, now)
+    certificates = read_chain(chain_pem, key.public_key, now)
     with ca_store.adding(state_dir) as (_, staging, finish):
+        _refuse_known_key(state_dir, key.public_key)
         file.store(key.private_key, staging / KEY_FILE, access.passphrase)
         _install(staging, certificates)
         note(_event("ca imported", now, certificates[0]))
@@ -133,8 +135,10 @@ def request_issuing_ca(state_dir: Path, key_type: str, access: Access, common_na
         CustodyError: the key cannot be made or used.
     """
     with ca_store.locked(state_dir):
-        directory = state_dir / "ca" / ca_store.REQUESTED
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ca_dir = ca_store.make_ca_dir(state_dir)
+        directory = ca_dir / ca_store.REQUESTED
+        directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(ca_dir)  # what an offline root signs is worth nothing without its key
         if has_key(directory):
             custody = open_key(directory, access)
         else:
@@ -158,11 +162,11 @@ def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: dateti
         CustodyError: nothing was asked for, or the chain is refused; the text says why.
     """
     requested = state_dir / "ca" / ca_store.REQUESTED
-    if not has_key(requested):
-        raise CustodyError("no issuing CA was asked for. Begin with: vmi-agent ca csr")
-    custody = open_key(requested, access)
-    certificates = check_chain(_parse_chain(chain_pem), custody.public_key, now)
     with ca_store.adding(state_dir, fill_from=requested) as (_, staging, finish):
+        if not has_key(requested):
+            raise CustodyError("no issuing CA was asked for. Begin with: vmi-agent ca csr")
+        custody = open_key(requested, access)
+        certificates = read_chain(chain_pem, custody.public_key, now)
         _install(staging, certificates)
         note(_event("ca installed under an offline root", now, certificates[0]))
         finish()
@@ -177,7 +181,10 @@ def encrypt_keys(state_dir: Path, old: bytes | None, new: bytes | None, now: dat
     """
     with ca_store.locked(state_dir):
         paths = [
-            path for name in (KEY_FILE, ca_store.OCSP_FILE) for path in sorted((state_dir / "ca").glob(f"*/{name}"))
+            path
+            for directory in ca_store.key_directories(state_dir)
+            for name in (KEY_FILE, ca_store.OCSP_FILE)
+            if (path := directory / name).exists()
         ]
         rewritten = [(path, file.reencrypt(read_secret(path), old, new, f"key {path}")) for path in paths]
         if not rewritten:
@@ -188,75 +195,30 @@ def encrypt_keys(state_dir: Path, old: bytes | None, new: bytes | None, now: dat
     return len(rewritten)
 
 
-def check_chain(
-    certificates: Sequence[x509.Certificate], public_key: CertificateIssuerPublicKeyTypes, now: datetime
-) -> Sequence[x509.Certificate]:
-    """Judge the certificates of a CA that was made elsewhere; return them.
-
-    Args:
-        certificates: that of the key first, root last.
-        public_key: of the CA's key.
-
-    Raises:
-        CustodyError: they cannot serve as a CA's.
-    """
-    if not 1 <= len(certificates) <= _MOST_CA_CERTIFICATES:
-        raise CustodyError(f"{len(certificates)} certificates, accepted 1 to {_MOST_CA_CERTIFICATES}, root last")
-    key_type_of(public_key)  # one that we can sign with
-    if certificates[0].public_key() != public_key:
-        raise CustodyError("the first certificate is not for this key. Put the CA's own first, the root last.")
-    for below, certificate in enumerate(certificates):
-        _check_ca_certificate(certificate, below, now)
-    for certificate, issuer in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature) as error:
+def _refuse_known_key(state_dir: Path, public_key: CertificateIssuerPublicKeyTypes) -> None:
+    """Refuse a key that a generation has already: revocations of the one would be missing on the other's CRL."""
+    for generation in ca_store.generations(state_dir):
+        if authority.certificates_of(state_dir, generation)[0].public_key() == public_key:
             raise CustodyError(
-                f"{_name(certificate)} is not issued by {_name(issuer)}. Give the whole chain in order, the CA's own"
-                " certificate first, the self-signed root last."
-            ) from error
-    return certificates
-
-
-def _check_ca_certificate(certificate: x509.Certificate, below: int, now: datetime) -> None:
-    """Check one certificate with so many CA certificates between it and the leaf."""
-    name = _name(certificate)
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-        certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, ValueError) as error:
-        raise CustodyError(f"{name}: basic constraints, key usage or subject key identifier are missing") from error
-    if not constraints.ca or not usage.key_cert_sign:
-        raise CustodyError(f"{name} is no CA certificate: it needs CA:TRUE and keyCertSign")
-    if not usage.crl_sign:
-        raise CustodyError(f"{name} may not sign CRLs: it needs cRLSign")
-    if constraints.path_length is not None and constraints.path_length < below:
-        raise CustodyError(f"{name} allows a path of {constraints.path_length} CAs below it, here are {below}")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise CustodyError(f"{name} is not valid now (until {certificate.not_valid_after_utc.isoformat()})")
-
-
-def _parse_chain(chain_pem: bytes) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(chain_pem)
-    except ValueError as error:
-        raise CustodyError("the chain is not one or more certificates in PEM") from error
+                f"generation {generation} of the CA has this key already. A new one needs a key of its own."
+            )
 
 
 def _install(directory: Path, certificates: Sequence[x509.Certificate]) -> None:
+    (directory / ca_store.ISSUING_FILE).unlink(missing_ok=True)  # of an installation that was killed
     if certificates[:-1]:
         ca_store.write_certificates(directory / ca_store.ISSUING_FILE, certificates[:-1])
     ca_store.write_certificates(directory / ca_store.ROOT_FILE, certificates[-1:])
 
 
-def _add_root(
-    directory: Path, generation: int, custody: Custody, now: datetime, note: Note, event: str
-) -> x509.Certificate:
+def _add_root(directory: Path, generation: int, custody: Custody, now: datetime) -> x509.Certificate:
     root = self_signed_root(custody, generation, now)
     ca_store.write_certificates(directory / ca_store.ROOT_FILE, [root])
-    note(_event(event, now, root))
     return root
+
+
+def _allows_ca_below(root: x509.Certificate) -> bool:
+    return root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length != 0
 
 
 def _event(name: str, now: datetime, certificate: x509.Certificate) -> Event:

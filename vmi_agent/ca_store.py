@@ -22,6 +22,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from runtime.errors import StartError
 from runtime.files import replace_file, sync_directory
 from vmi_agent.custody import CustodyError
 
@@ -65,8 +66,16 @@ def is_ephemeral(directory: Path) -> bool:
 
 @contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """Let nobody else change the CA, or back it up, meanwhile; a running agent does not mind."""
-    with open(os.open(state_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+    """Let nobody else change the CA, or back it up, meanwhile; a running agent does not mind.
+
+    Raises:
+        StartError: there is no such state directory.
+    """
+    try:
+        descriptor = os.open(state_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StartError(f"there is no state directory {state_dir}. Give the agent's.") from error
+    with open(descriptor, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -75,13 +84,14 @@ def locked(state_dir: Path) -> Iterator[None]:
 def adding(state_dir: Path, fill_from: Path | None = None) -> Iterator[tuple[int, Path, Callable[[], None]]]:
     """Give the next generation's number, a directory to fill, and what to call when it is full.
 
+    Where that is not called, what was filled in is gone afterwards.
+
     Args:
-        fill_from: a directory that becomes it, with what is in it.
+        fill_from: a directory that becomes it, with what is in it; it stays where it is otherwise.
     """
     with locked(state_dir):
         generation = max(generations(state_dir), default=0) + 1
-        ca_dir = state_dir / "ca"
-        ca_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ca_dir = make_ca_dir(state_dir)
         staging = fill_from or ca_dir / f".{generation}.new"
         if fill_from is None:
             if staging.exists():  # a creation that was killed; nothing ever used what it left
@@ -93,7 +103,25 @@ def adding(state_dir: Path, fill_from: Path | None = None) -> Iterator[tuple[int
             staging.rename(ca_dir / str(generation))
             sync_directory(ca_dir)
 
-        yield generation, staging, finish
+        try:
+            yield generation, staging, finish
+        finally:
+            if fill_from is None and staging.exists():
+                shutil.rmtree(staging)
+
+
+def make_ca_dir(state_dir: Path) -> Path:
+    """Make the CA's directory where it is missing, durably; return it."""
+    ca_dir = state_dir / "ca"
+    ca_dir.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(state_dir)
+    return ca_dir
+
+
+def key_directories(state_dir: Path) -> list[Path]:
+    """Return the directories that may hold keys: all generations', oldest first, and what is requested."""
+    found = [directory_of(state_dir, generation) for generation in generations(state_dir)]
+    return [*found, state_dir / "ca" / REQUESTED]
 
 
 def write_certificates(path: Path, certificates: Sequence[x509.Certificate]) -> None:

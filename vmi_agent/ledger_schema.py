@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    select,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -187,6 +188,20 @@ def check_not_missing(state_dir: Path) -> None:
             f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
             f" or begin an empty one: touch {path}"
         )
+
+
+def check_ca_not_missing(state_dir: Path) -> None:
+    """Refuse a state directory whose CA is gone: another one would take its number, and its certificates for its own.
+
+    Raises:
+        LedgerUnavailable: with the two ways out.
+    """
+    with reading(state_dir) as connection:
+        if connection.execute(select(issuance.c.id).limit(1)).first() is not None:
+            raise LedgerUnavailable(
+                f"{state_dir} holds a ledger with certificates and no CA. Restore both from a backup, or begin anew"
+                " with an empty state directory."
+            )
 
 
 def reason(error: BaseException) -> str:

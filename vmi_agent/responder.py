@@ -130,7 +130,11 @@ class Responders:
             return None
         except (OSError, FileRefused) as error:
             raise CustodyError(f"OCSP responder: {error}") from error
-        key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        try:
+            key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        except CustodyError:
+            # Written by an agent that still had another passphrase than the CA's keys have now: it is replaced.
+            return None
         return Delegate(key, ca_store.read_certificates(path)[0])
 
     def _make(self, authority: Authority) -> Delegate:

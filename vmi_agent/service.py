@@ -35,7 +35,7 @@ from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import Issuing, milliseconds, utc_now
 from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import check_not_missing
+from vmi_agent.ledger_schema import check_ca_not_missing, check_not_missing
 from vmi_agent.ocsp import OcspResponder
 from vmi_agent.profile_file import load_profiles
 from vmi_agent.profile_lint import check
@@ -152,6 +152,8 @@ class AgentApplication:
     def _open_ca(self, ledger: Ledger) -> Generations:
         config = self._config
         path, publish_at, now = config.state_dir, config.publishing.publish_at, utc_now()
+        if not authority.exists(path):
+            check_ca_not_missing(path)
         ephemeral = None
         if config.ephemeral_ca:
             ephemeral = ca_life.create_ephemeral(path, config.key_type, now, ledger.note, publish_at=publish_at)

@@ -16,6 +16,7 @@ from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import utc_now
 from vmi_agent.ledger import Ledger
+from vmi_agent.ledger_schema import check_ca_not_missing
 
 key_type_option = settings.option(
     "--key-type",
@@ -165,6 +166,7 @@ def ca_encrypt(state_dir: Path, new_passphrase_file: Path | None, access: Access
 
 def _make_ledger(state_dir: Path) -> None:
     Ledger(state_dir, utc_now()).close()
+    check_ca_not_missing(state_dir)
 
 
 def _fields(certificate: x509.Certificate) -> dict[str, object]:

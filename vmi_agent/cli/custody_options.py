@@ -10,13 +10,13 @@ import click
 
 from runtime.errors import ConfigError
 from runtime.files import read_secret
-from vmi_agent.cli.groups import settings
+from vmi_agent.cli.groups import settings, tell
 from vmi_agent.custody.opening import Access
 from vmi_agent.custody.pkcs11_token import Token, read_pin
 
 # What systemd calls the passphrase where LoadCredential= brings it (systemd.exec(5)).
 CREDENTIAL = "vmi-agent-key-passphrase"
-_LONGEST_PASSPHRASE = 4096
+_LONGEST_PASSPHRASE = 1023  # OpenSSL's limit
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -37,7 +37,7 @@ def opens_keys(command: Callable[..., None]) -> Callable[..., None]:
         passphrase = _passphrase(key_passphrase_file, key_passphrase_fd)
         command(*arguments, access=_access(passphrase, pkcs11_module, pkcs11_token, pkcs11_pin_file), **options)
 
-    decorated: Callable[..., None] = with_access
+    decorated: Callable[..., None] = tell(with_access)
     for option in reversed(
         (
             settings.option(

@@ -1,6 +1,5 @@
 """Custody in a file: PKCS#8 in PEM, mode 0600, readable by its owner alone."""
 
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
 )
 
-from runtime.files import FileRefused, read_secret
+from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.algorithms import hash_of
 
@@ -80,16 +79,12 @@ def make_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
 
 
 def store(key: CertificateIssuerPrivateKeyTypes, path: Path, passphrase: bytes | None) -> None:
-    """Write the key to a new file that nobody else could ever open, and make it durable.
+    """Write the key to a file that nobody else could ever open, durably: it is there whole or not at all.
 
     Args:
         passphrase: encrypts it; None leaves it in the clear.
     """
-    pem = to_pem(key, passphrase)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    replace_file(path, to_pem(key, passphrase))
 
 
 def to_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
@@ -115,11 +110,12 @@ def load(path: Path, passphrase: bytes | None) -> FileCustody:
     return parse(pem, passphrase, f"CA key {path}")
 
 
-def parse(pem: bytes, passphrase: bytes | None, what: str) -> FileCustody:
+def parse(pem: bytes, passphrase: bytes | None, what: str, option: str = "--key-passphrase-file") -> FileCustody:
     """Return the private key that a PEM text holds.
 
     Args:
         what: names it in an error.
+        option: that its passphrase comes by.
 
     Raises:
         CustodyError: it is none, or the passphrase is not right.
@@ -128,9 +124,10 @@ def parse(pem: bytes, passphrase: bytes | None, what: str) -> FileCustody:
         key = serialization.load_pem_private_key(pem, passphrase)
     except TypeError as error:  # cryptography's word for a passphrase that is missing, or one too many
         if passphrase is None:
-            raise CustodyError(f"{what} is encrypted. Give its passphrase: --key-passphrase-file FILE") from error
+            raise CustodyError(f"{what} is encrypted. Give its passphrase: {option} FILE") from error
         raise CustodyError(
-            f"{what} is not encrypted, and a passphrase was given. Encrypt it: vmi-agent ca encrypt"
+            f"{what} is not encrypted, and a passphrase was given: leave {option} away, or encrypt the CA's keys with"
+            " vmi-agent ca encrypt"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         wrong = "" if passphrase is None else ", or its passphrase is another one"
