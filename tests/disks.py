@@ -23,7 +23,7 @@ def ways_to_a_small_disk() -> list[str]:
     """Return the best way to mount one that this machine allows, if there is any, and the one that is always there."""
     mount = "mount -t tmpfs -o size=1m none /mnt"
     tried = {way: subprocess.run([*command, "sh", "-c", mount], capture_output=True) for way, command in _WAYS.items()}
-    return [way for way, done in tried.items() if done.returncode == 0][:1] + [LIMIT]
+    return [*[way for way, done in tried.items() if done.returncode == 0][:1], LIMIT]
 
 
 class SmallDisk:

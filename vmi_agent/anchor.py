@@ -10,7 +10,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from vmi_agent.audit import Head
+from vmi_agent.audit import START, Head
 
 
 class AnchorRefused(Exception):
@@ -59,20 +59,32 @@ class _Syslog(logging.handlers.SysLogHandler):
         raise  # called where an exception is at hand, which logging would print and forget
 
 
+def is_syslog_address(address: str) -> bool:
+    """Return whether `send_to_syslog` can have this address."""
+    host, _, port = address.rpartition(":")
+    return address.startswith("/") or (bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+
+
 def read_file(path: Path) -> dict[int, bytes]:
     """Return the hash of each row that a file anchors, by the row's number.
 
     Raises:
-        AnchorRefused: a line is no anchor.
+        AnchorRefused: a line is no anchor, two contradict each other, or there is none.
         OSError: the file cannot be read.
     """
     anchors: dict[int, bytes] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_bytes().splitlines()
+    if not lines:
+        raise AnchorRefused(f"{path} holds no anchor")
+    for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-            last_id, digest = int(values["last_id"]), bytes.fromhex(values["hash"])
-        except (ValueError, TypeError, KeyError) as error:
+            last_id, digest = values["last_id"], bytes.fromhex(values["hash"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise AnchorRefused(f"{path}, line {number}, is no anchor") from error
-        if last_id:
-            anchors[last_id] = digest
+        if type(last_id) is not int or last_id < 0 or len(digest) != len(START.hash):
+            raise AnchorRefused(f"{path}, line {number}, is no anchor")
+        if anchors.setdefault(last_id, digest) != digest:
+            raise AnchorRefused(f"{path}, line {number}, contradicts a line before it: the chain was made anew")
+    anchors.pop(0, None)  # before the first row
     return anchors

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from runtime.errors import ConfigError
 from vmi_agent import anchor, audit
 from vmi_agent.authority import Generations
 from vmi_agent.custody import CustodyError
@@ -36,11 +37,19 @@ class AnchorTo:
         file: None for no file.
         syslog: the path of a unix socket or HOST:PORT; None for none.
         period: how often.
+
+    Raises:
+        ConfigError: `syslog` is neither.
     """
 
     file: Path | None
     syslog: str | None
     period: timedelta
+
+    def __post_init__(self) -> None:
+        if self.syslog is not None and not anchor.is_syslog_address(self.syslog):
+            accepted = "the path of a unix socket, such as /dev/log, or HOST:PORT for UDP"
+            raise ConfigError(f"--anchor-syslog {self.syslog!r} is refused. Accepted: {accepted}.")
 
 
 class Upkeep:
