@@ -90,6 +90,13 @@ def last_time_ms(connection: Connection) -> int:
     return connection.execute(select(audit.c.at_ms).order_by(audit.c.id.desc()).limit(1)).scalar() or 0
 
 
+def last_fields(connection: Connection, name: str) -> Mapping[str, Any]:
+    """Return the fields of the last event of this name; none where there was no such event."""
+    newest = select(audit.c.fields).where(audit.c.event == name).order_by(audit.c.id.desc()).limit(1)
+    fields: Mapping[str, Any] = json.loads(connection.execute(newest).scalar() or "{}")
+    return fields
+
+
 def rows(connection: Connection, *, last: int | None = None) -> Iterator[Row]:
     """Yield all rows, or so many of the last ones, in the order of their writing."""
     # As octets: a text that is not UTF-8 any more is to be told, not to end the reading.

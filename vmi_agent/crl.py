@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 
 from cryptography import x509
 
@@ -24,9 +25,14 @@ def entry(serial: bytes, revoked_ms: int, reason: int) -> bytes:
     """
     fields = [der.wrap(der.INTEGER, serial), time(datetime.fromtimestamp(revoked_ms // 1000, UTC))]
     if reason != _UNSPECIFIED:
-        value = der.wrap(_ENUMERATED, bytes((reason,)))
-        fields.append(der.wrap(der.SEQUENCE, encode_extension(x509.CRLReason.oid, value)))
+        fields.append(_extensions(reason))
     return der.wrap(der.SEQUENCE, *fields)
+
+
+@cache
+def _extensions(reason: int) -> bytes:
+    value = der.wrap(_ENUMERATED, bytes((reason,)))
+    return der.wrap(der.SEQUENCE, encode_extension(x509.CRLReason.oid, value))
 
 
 def make(

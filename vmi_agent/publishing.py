@@ -1,8 +1,8 @@
 """What the CA publishes beside leaves: for each generation its CRL and its certificates, made beforehand.
 
-Serving one is a look into a dictionary. A CRL is made anew after each revocation and on a period; its number is the
-time of its making in milliseconds, so it rises over restarts and restored backups as long as the clock does, and the
-agent does not start on a clock that went back.
+Serving one is a look into a dictionary. A CRL is made anew after each revocation and on a period. Its number is the
+time of its making in milliseconds, so it rises over restored backups, which know nothing of the CRLs made since; and it
+is above the last one that the audit tells of, so it rises where the clock was set back.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from vmi_agent import crl
+from vmi_agent import audit, crl
 from vmi_agent.audit import Event
 from vmi_agent.authority import Authority, Generations
+from vmi_agent.custody import CustodyError
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.revocation import changes_since
+
+_CRL_ISSUED = "crl issued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,13 @@ class _Revoked:
 
     Attributes:
         entries: encoded, with the end of the certificate in seconds since 1970-01-01 UTC, by serial.
-        changed: since the last CRL was made.
+        changed: the serials of who was revoked or released since the last CRL was made.
         made_at: the thisUpdate of the last CRL.
-        number: of the last CRL.
     """
 
     entries: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    changed: bool = True
+    changed: set[bytes] = field(default_factory=set)
     made_at: datetime | None = None
-    number: int = 0
 
 
 class Publishing:
@@ -62,6 +63,9 @@ class Publishing:
         validity: from thisUpdate to nextUpdate.
         period: how often a CRL is made anew where nothing was revoked.
         now: returns the aware UTC time.
+
+    Attributes:
+        newest_number: of the CRL that was made last, whichever generation's; 0 before the first `refresh`.
     """
 
     def __init__(
@@ -94,13 +98,17 @@ class Publishing:
         """
         return self._certificates.get(generation)
 
-    def refresh(self) -> frozenset[bytes]:
+    def refresh(self, forget: Callable[[frozenset[bytes]], None] = lambda _: None) -> frozenset[bytes]:
         """Take in what was revoked or released since the last call, and make those CRLs anew that are due.
 
         Blocks; one thread at a time.
 
+        Args:
+            forget: is told the serials whose status changed before any CRL is made, as what was said of them before is
+                wrong even where no CRL can be made now.
+
         Returns:
-            The serials whose status changed.
+            The same serials.
 
         Raises:
             LedgerUnavailable, CustodyError: a CRL that is due was not made; the next call tries again.
@@ -108,20 +116,31 @@ class Publishing:
         if len(self._certificates) != len(self._generations.all()):
             self._certificates = _certificates_of(self._generations.all())
         changed = self._take_in_changes()
-        now = self._now().replace(microsecond=0)
+        if changed:
+            forget(changed)
+        failed: CustodyError | None = None
         for authority in self._generations.all():
-            revoked = self._revoked.setdefault(authority.generation, _Revoked())
-            is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
-            if (revoked.changed or is_due) and authority.certificate.not_valid_after_utc > now:
-                self._make(authority, revoked, now)
+            try:
+                self._make_if_due(authority)
+            except CustodyError as error:  # one generation's key: the others sign all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return changed
+
+    def _make_if_due(self, authority: Authority) -> None:
+        now = self._now().replace(microsecond=0)
+        revoked = self._revoked.setdefault(authority.generation, _Revoked())
+        is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
+        if (revoked.changed or is_due) and authority.certificate.not_valid_after_utc > now:
+            self._make(authority, revoked, now)
 
     def _take_in_changes(self) -> frozenset[bytes]:
         seen = self._seen
         changes = self._ledger.read(lambda connection: list(changes_since(connection, seen)))
         for change in changes:
             revoked = self._revoked.setdefault(change.root_generation, _Revoked())
-            revoked.changed = True
+            revoked.changed.add(change.serial)
             if change.reason is None:
                 revoked.entries.pop(change.serial, None)
             else:
@@ -132,10 +151,12 @@ class Publishing:
 
     def _make(self, authority: Authority, revoked: _Revoked, now: datetime) -> None:
         if revoked.made_at is not None:
-            # Who ended before the last CRL was on it after its end (RFC 5280, 3.3), and need not be on this one.
+            # Who was on the last CRL after its end (RFC 5280, 3.3) need not be on this one.
             last_s = revoked.made_at.timestamp()
-            revoked.entries = {serial: kept for serial, kept in revoked.entries.items() if kept[0] >= last_s}
-        number = max(milliseconds(self._now()), revoked.number + 1)
+            for serial in [serial for serial, (end_s, _) in revoked.entries.items() if end_s < last_s]:
+                if serial not in revoked.changed:
+                    del revoked.entries[serial]
+        number = max(milliseconds(self._now()), self._last_number() + 1)
         next_update = now + self._validity
         entries = (entry for _, entry in revoked.entries.values())
         der = crl.make(authority.issuer, authority.custody, number, now, next_update, entries)
@@ -145,10 +166,17 @@ class Publishing:
             "revoked": len(revoked.entries),
             "sha256": sha256(der).hexdigest(),
         }
-        self._ledger.note(Event("crl issued", milliseconds(self._now()), fields))
-        revoked.changed, revoked.made_at, revoked.number = False, now, number
+        self._ledger.note(Event(_CRL_ISSUED, milliseconds(self._now()), fields))
+        revoked.changed, revoked.made_at = set(), now
         self._made = self._made | {authority.generation: Publication(der, number, milliseconds(next_update))}
-        self.newest_number = max(self.newest_number, number)
+        self.newest_number = number
+
+    def _last_number(self) -> int:
+        """Return the highest number of a CRL so far: they rise over all generations, so it is the last one's."""
+        if self.newest_number:
+            return self.newest_number
+        fields = self._ledger.read(lambda connection: audit.last_fields(connection, _CRL_ISSUED))
+        return int(fields.get("number", 0))
 
 
 def _certificates_of(generations: Sequence[Authority]) -> dict[int, Publication]:

@@ -109,10 +109,16 @@ class Upkeep:
             _log.info("CA rotated", root_generation=self._generations.current.generation)
 
     def _refresh_lists(self) -> None:
-        changed = self._publishing.refresh()
-        if changed:
-            self._responder.forget(changed)
-            _log.info("revocations taken in", count=len(changed), crl_number=self._publishing.newest_number)
+        before = self._publishing.newest_number
+        try:
+            self._publishing.refresh(self._forget)
+        finally:  # where one generation's is not made, another's may be
+            if self._publishing.newest_number != before:
+                _log.info("CRL made", crl_number=self._publishing.newest_number)
+
+    def _forget(self, changed: frozenset[bytes]) -> None:
+        self._responder.forget(changed)
+        _log.info("revocations taken in", count=len(changed))
 
     def _anchor(self) -> None:
         to = self._anchor_to
