@@ -2,6 +2,7 @@
 
 The CA's own key signs the delegate's certificate and nothing else, so what it answers costs the CA's token nothing.
 Answers without a nonce are kept and given again until half of their time is over, or the certificate's status changes.
+Of a certificate that is not known nothing is kept: whoever counts serial numbers would push out what others ask for.
 """
 
 import threading
@@ -20,12 +21,12 @@ from sqlalchemy import Connection, select
 from vmi_agent.authority import Authority, Generations
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
-from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import ISSUED
 from vmi_agent.ledger_schema import issuance
-from vmi_agent.responder import Responders
+from vmi_agent.responder import Delegate, Responders
 from vmi_agent.revocation import Reason
 
 VALIDITY = timedelta(hours=1)
@@ -82,8 +83,9 @@ class OcspResponder:
         self._ledger = ledger
         self._now = now
         self._report = report
-        self._issuers: dict[tuple[str, bytes, bytes], Authority] = {}
+        self._issuers: tuple[int, dict[tuple[str, bytes, bytes], Authority]] = (0, {})
         self._kept: OrderedDict[tuple[str, int, int], OcspAnswer] = OrderedDict()
+        self._times_forgotten = 0
         self._lock = threading.Lock()
 
     def answer(self, request_der: bytes) -> OcspAnswer:
@@ -94,55 +96,68 @@ class OcspResponder:
             name = request.hash_algorithm.name
         except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
+        if request.serial_number < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
+            return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         authority = self._issuer(name, request.issuer_name_hash, request.issuer_key_hash)
-        if authority is None:
+        if authority is None or authority.certificate.not_valid_after_utc <= self._now():
             return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
         key = (name, authority.generation, request.serial_number)
         if nonce is None:
             kept = self._kept_answer(key)
             if kept is not None:
                 return kept
+        times_forgotten = self._times_forgotten  # before the ledger is looked at
         try:
-            answer = self._sign(request, authority, nonce)
-        except (LedgerUnavailable, CustodyError) as error:
+            delegate = self._responders.get(authority)
+            if delegate is None:
+                return _unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
+            answer = self._sign(request, authority, delegate, nonce)
+        except (LedgerUnavailable, CustodyError, SelfCheckFailed) as error:
             self._report(error)
             return _unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
-        if nonce is None:
-            self._keep(key, answer)
+        if answer.expires_ms:
+            self._keep(key, answer, times_forgotten)
         return answer
 
     def forget(self, serials: frozenset[bytes]) -> None:
         """These certificates were revoked or released: their answers are signed anew."""
+        all_of_them = self._responders.forget(serials)
         numbers = {int.from_bytes(serial) for serial in serials}
         with self._lock:
-            for key in [key for key in self._kept if key[2] in numbers]:
+            self._times_forgotten += 1
+            for key in [key for key in self._kept if all_of_them or key[2] in numbers]:
                 del self._kept[key]
 
     def _issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> Authority | None:
-        found = self._issuers.get((hash_name, name_hash, key_hash))
-        if found is None and len(self._issuers) != len(_HASHES) * len(self._generations.all()):
-            self._issuers = {
-                key: authority for authority in self._generations.all() for key in _names_of(authority.certificate)
-            }
-            found = self._issuers.get((hash_name, name_hash, key_hash))
-        return found
+        count, issuers = self._issuers
+        authorities = self._generations.all()
+        if count != len(authorities):
+            issuers = {key: authority for authority in authorities for key in _names_of(authority.certificate)}
+            self._issuers = len(authorities), issuers
+        return issuers.get((hash_name, name_hash, key_hash))
 
     def _kept_answer(self, key: tuple[str, int, int]) -> OcspAnswer | None:
+        now = self._now()
+        earliest, latest = milliseconds(now + VALIDITY / 2), milliseconds(now + VALIDITY)
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None or milliseconds(self._now() + VALIDITY / 2) > kept.expires_ms:
+            # One that expires later than any made now is from before the clock was set back.
+            if kept is None or not earliest <= kept.expires_ms <= latest:
                 return None
             self._kept.move_to_end(key)
             return kept
 
-    def _keep(self, key: tuple[str, int, int], answer: OcspAnswer) -> None:
+    def _keep(self, key: tuple[str, int, int], answer: OcspAnswer, times_forgotten: int) -> None:
         with self._lock:
+            if self._times_forgotten != times_forgotten:
+                return  # the status may have changed while it was being signed
             self._kept[key] = answer
             while len(self._kept) > KEPT_ANSWERS:
                 self._kept.popitem(last=False)
 
-    def _sign(self, request: ocsp.OCSPRequest, authority: Authority, nonce: x509.OCSPNonce | None) -> OcspAnswer:
-        delegate = self._responders.get(authority)
+    def _sign(
+        self, request: ocsp.OCSPRequest, authority: Authority, delegate: Delegate, nonce: x509.OCSPNonce | None
+    ) -> OcspAnswer:
         status = self._ledger.read(lambda connection: _status_of(connection, authority, request.serial_number))
         now = self._now().replace(microsecond=0)
         builder = (
@@ -164,7 +179,8 @@ class OcspResponder:
         if nonce is not None:
             builder = builder.add_extension(nonce, critical=False)
         der = builder.sign(delegate.key, delegate.hash_algorithm).public_bytes(Encoding.DER)
-        return OcspAnswer(der, 0 if nonce is not None else milliseconds(now + VALIDITY))
+        may_be_kept = nonce is None and status.status is not ocsp.OCSPCertStatus.UNKNOWN
+        return OcspAnswer(der, milliseconds(now + VALIDITY) if may_be_kept else 0)
 
 
 def _status_of(connection: Connection, authority: Authority, serial: int) -> _Status:

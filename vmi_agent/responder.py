@@ -1,7 +1,7 @@
 """The OCSP responder's delegates: for each generation a key of its own and a certificate (RFC 6960, 4.2.2.2).
 
 The certificate is issued on the first request, and anew before it ends, through the ledger as every other is. Key and
-certificate stand in `STATE/ca/N/ocsp.pem`.
+certificate stand in `STATE/ca/N/ocsp.pem`; those of an ephemeral CA in memory only, as its own key does.
 """
 
 import threading
@@ -21,17 +21,20 @@ from protocol.records import NO_IDEMPOTENCY_KEY
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent import ca_store
 from vmi_agent.authority import Authority
-from vmi_agent.certificate import assemble, certificate_tbs, extension, new_serial
+from vmi_agent.certificate import SERIAL_OCTETS, assemble, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
-from vmi_agent.errors import SelfCheckFailed
+from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import Intent, Signature
+from vmi_agent.revocation import is_revoked
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
 BACK_DATE = timedelta(minutes=5)
+# Each try leaves rows in the ledger, and anybody at all may ask.
+RETRY_AFTER = timedelta(seconds=30)
 _PROFILE = "ocsp-responder"
 _ITSELF = "vmi-agent"
 
@@ -73,20 +76,58 @@ class Responders:
         self._ledger = ledger
         self._now = now
         self._delegates: dict[int, Delegate] = {}
+        self._failed_at: dict[int, datetime] = {}
         self._lock = threading.Lock()
 
-    def get(self, authority: Authority) -> Delegate:
+    def get(self, authority: Authority) -> Delegate | None:
         """Return a generation's delegate, which is made where it is missing or about to end.
 
+        A revoked one is not used any more, once `forget` was told.
+
+        Returns:
+            None where it could not be made a moment ago, which was told then.
+
         Raises:
-            CustodyError, LedgerUnavailable: it cannot be made now.
+            CustodyError, LedgerUnavailable, SelfCheckFailed: it cannot be made now.
         """
+        delegate = self._delegates.get(authority.generation)
+        if delegate is not None and not self._ends_soon(delegate, authority):
+            return delegate
         with self._lock:
             delegate = self._delegates.get(authority.generation) or self._load(authority)
             if delegate is None or self._ends_soon(delegate, authority):
-                delegate = self._make(authority)
-            self._delegates[authority.generation] = delegate
+                delegate = self._renew(authority, delegate)
+            if delegate is not None:
+                self._delegates[authority.generation] = delegate
             return delegate
+
+    def forget(self, serials: frozenset[bytes]) -> bool:
+        """These certificates were revoked or released: return whether a delegate was among them.
+
+        It is not used any more, nor should what it has signed be.
+        """
+        with self._lock:
+            gone = [each for each, it in self._delegates.items() if _serial_of(it.certificate) in serials]
+            for generation in gone:
+                del self._delegates[generation]
+        return bool(gone)
+
+    def _renew(self, authority: Authority, old: Delegate | None) -> Delegate | None:
+        now = self._now()
+        if old is not None and old.certificate.not_valid_after_utc <= now:
+            old = None
+        failed_at = self._failed_at.get(authority.generation)
+        if failed_at is not None and failed_at <= now < failed_at + RETRY_AFTER:
+            return old
+        try:
+            delegate = self._make(authority)
+        except (CustodyError, LedgerUnavailable, SelfCheckFailed):
+            self._failed_at[authority.generation] = now
+            if old is None:
+                raise
+            return old  # whose days are counted; what keeps the CA's key from signing is told with its CRLs
+        self._failed_at.pop(authority.generation, None)
+        return delegate
 
     def _ends_soon(self, delegate: Delegate, authority: Authority) -> bool:
         end = delegate.certificate.not_valid_after_utc
@@ -104,13 +145,22 @@ class Responders:
         except (OSError, FileRefused) as error:
             raise CustodyError(f"OCSP responder: {error}") from error
         key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
-        return Delegate(key, ca_store.read_certificates(path)[0])
+        certificate = ca_store.read_certificates(path)[0]
+        # Who asks is told not to ask about the delegate, so that a revoked one must not answer.
+        if self._ledger.read(lambda connection: is_revoked(connection, _serial_of(certificate))):
+            return None
+        return Delegate(key, certificate)
 
     def _make(self, authority: Authority) -> Delegate:
         key = file.make_key(_key_type_for(authority))
         certificate = self._issue(key, authority)
-        pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
-        replace_file(self._path(authority), pem)
+        path = self._path(authority)
+        if not ca_store.is_ephemeral(path.parent):
+            pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
+            try:
+                replace_file(path, pem)
+            except OSError as error:
+                raise CustodyError(f"OCSP responder {path}: {error.strerror}") from error
         return Delegate(key, certificate)
 
     def _issue(self, key: CertificateIssuerPrivateKeyTypes, authority: Authority) -> x509.Certificate:
@@ -153,6 +203,10 @@ class Responders:
             Signature(serial, signature, milliseconds(self._now()), sha256(der).digest(), intent.not_after)
         )
         return certificate
+
+
+def _serial_of(certificate: x509.Certificate) -> bytes:
+    return certificate.serial_number.to_bytes(SERIAL_OCTETS)
 
 
 def _key_type_for(authority: Authority) -> str:
