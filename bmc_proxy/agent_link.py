@@ -220,6 +220,8 @@ class AgentLink:
         """The agent said that something changed."""
         self.root_generation = status.root_generation
         self._on_status(self)
+        told = {"root_generation": status.root_generation, "crl_number": status.crl_number}
+        _log.info("agent has news", agent=self.name, **told)
 
     def channel_over(self, channel: ProxyChannel, reason: str) -> None:
         """A connection ended."""
