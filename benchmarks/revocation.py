@@ -121,7 +121,8 @@ def measure(state_dir: Path, rows: int, key_type: str) -> None:
             revoke_many(state_dir, serials[revoked:count])
             revoked = max(revoked, count)
             publishing.refresh()
-            revoking, refreshing = [], []
+            revoking: list[float] = []
+            refreshing: list[float] = []
             for _ in range(TIMES):
                 revoking.append(seconds(partial(ledger.change, partial(revoke_one, serials[revoked]))))
                 revoked += 1

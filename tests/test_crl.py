@@ -29,12 +29,14 @@ from revoking import (
 )
 
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import backup, crl
+from vmi_agent import backup, ca_life, ca_store, crl
 from vmi_agent.authority import Generations, issuer_of
 from vmi_agent.ca_certificates import self_signed_root
 from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.custody.file import FileCustody, make_key
 from vmi_agent.custody.opening import Access
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger_schema import FILE_NAME
 from vmi_agent.publishing import Publishing
 from vmi_agent.revocation import Reason
 
@@ -311,6 +313,37 @@ def test_refresh_while_an_older_key_is_away(tmp_path: Path, time: Time) -> None:
         assert [each.serial_number for each in x509.load_der_x509_crl(first_crl.der)] == [leaf.serial_number]
         assert publishing.crl(2) == second
         assert len(told) == 1
+
+
+def test_refresh_while_the_ledger_cannot_be_written(tmp_path: Path, time: Time) -> None:
+    """A CRL that the audit cannot tell of is not published, the old one stays; it is made when the ledger is back."""
+    with open_agent(tmp_path, time) as agent:
+        leaf = issue(agent)
+        agent.publishing.refresh()
+        before = crl_der(agent)
+        revoke(agent, leaf, time)
+        ledger, elsewhere = tmp_path / FILE_NAME, tmp_path / "elsewhere"
+        ledger.rename(elsewhere)
+        ledger.touch()
+        told: list[frozenset[bytes]] = []
+        with pytest.raises(LedgerUnavailable):
+            agent.publishing.refresh(told.append)
+
+        assert told == [{serial_of(leaf)}]
+        assert crl_der(agent) == before
+        elsewhere.rename(ledger)
+        agent.publishing.refresh()
+        assert serials_of(agent) == {leaf.serial_number}
+
+
+def test_import_of_a_key_that_signs_already(tmp_path: Path, time: Time) -> None:
+    """One issuer has one CRL, so that its key does not become another generation's as well."""
+    with open_agent(tmp_path, time) as agent:
+        directory = ca_store.directory_of(tmp_path, 1)
+        key, root = (directory / "key.pem").read_bytes(), (directory / ca_store.ROOT_FILE).read_bytes()
+        with pytest.raises(CustodyError, match="generation 1 already"):
+            ca_life.import_ca(tmp_path, key, None, root, Access(), time(), agent.ledger.note)
+    assert ca_store.generations(tmp_path) == [1]
 
 
 _ROOT_CUSTODY = FileCustody(make_key("ed25519"))

@@ -201,6 +201,23 @@ def test_delegate_that_cannot_be_renewed(tmp_path: Path, time: Time) -> None:
     assert second.not_valid_after_utc > first.not_valid_after_utc
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
+def test_delegate_that_was_revoked(restarts: bool, tmp_path: Path, time: Time) -> None:
+    """It answers no more, nor is what it signed given again: another takes its place, also after a restart."""
+    with open_agent(tmp_path, time) as agent:
+        leaf = issue(agent)
+        (first,) = ask(agent, request_for(agent, leaf)).certificates
+        revoke(agent, first, time)
+        if not restarts:
+            agent.publishing.refresh(agent.responder.forget)
+            (second,) = ask(agent, request_for(agent, leaf)).certificates
+    if restarts:
+        with open_agent(tmp_path, time) as agent:
+            second = delegate_in(agent, leaf)
+
+    assert second.public_key() != first.public_key()
+
+
 # Kept answers
 
 

@@ -121,10 +121,11 @@ class OcspResponder:
 
     def forget(self, serials: frozenset[bytes]) -> None:
         """These certificates were revoked or released: their answers are signed anew."""
+        all_of_them = self._responders.forget(serials)
         numbers = {int.from_bytes(serial) for serial in serials}
         with self._lock:
             self._times_forgotten += 1
-            for key in [key for key in self._kept if key[2] in numbers]:
+            for key in [key for key in self._kept if all_of_them or key[2] in numbers]:
                 del self._kept[key]
 
     def _issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> Authority | None:

@@ -21,13 +21,14 @@ from protocol.records import NO_IDEMPOTENCY_KEY
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent import ca_store
 from vmi_agent.authority import Authority
-from vmi_agent.certificate import assemble, certificate_tbs, extension, new_serial
+from vmi_agent.certificate import SERIAL_OCTETS, assemble, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import Ledger
 from vmi_agent.ledger_rows import Intent, Signature
+from vmi_agent.revocation import is_revoked
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
@@ -81,6 +82,8 @@ class Responders:
     def get(self, authority: Authority) -> Delegate | None:
         """Return a generation's delegate, which is made where it is missing or about to end.
 
+        A revoked one is not used any more, once `forget` was told.
+
         Returns:
             None where it could not be made a moment ago, which was told then.
 
@@ -97,6 +100,17 @@ class Responders:
             if delegate is not None:
                 self._delegates[authority.generation] = delegate
             return delegate
+
+    def forget(self, serials: frozenset[bytes]) -> bool:
+        """These certificates were revoked or released: return whether a delegate was among them.
+
+        It is not used any more, nor should what it has signed be.
+        """
+        with self._lock:
+            gone = [each for each, it in self._delegates.items() if _serial_of(it.certificate) in serials]
+            for generation in gone:
+                del self._delegates[generation]
+        return bool(gone)
 
     def _renew(self, authority: Authority, old: Delegate | None) -> Delegate | None:
         now = self._now()
@@ -130,12 +144,12 @@ class Responders:
             return None
         except (OSError, FileRefused) as error:
             raise CustodyError(f"OCSP responder: {error}") from error
-        try:
-            key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
-        except CustodyError:
-            # Written by an agent that still had another passphrase than the CA's keys have now: it is replaced.
+        key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        certificate = ca_store.read_certificates(path)[0]
+        # Who asks is told not to ask about the delegate, so that a revoked one must not answer.
+        if self._ledger.read(lambda connection: is_revoked(connection, _serial_of(certificate))):
             return None
-        return Delegate(key, ca_store.read_certificates(path)[0])
+        return Delegate(key, certificate)
 
     def _make(self, authority: Authority) -> Delegate:
         key = file.make_key(_key_type_for(authority))
@@ -189,6 +203,10 @@ class Responders:
             Signature(serial, signature, milliseconds(self._now()), sha256(der).digest(), intent.not_after)
         )
         return certificate
+
+
+def _serial_of(certificate: x509.Certificate) -> bytes:
+    return certificate.serial_number.to_bytes(SERIAL_OCTETS)
 
 
 def _key_type_for(authority: Authority) -> str:

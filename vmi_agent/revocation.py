@@ -98,6 +98,12 @@ def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
         yield Revocation(*row)
 
 
+def is_revoked(connection: Connection, serial: bytes) -> bool:
+    """Return whether a certificate is revoked or on hold."""
+    statement = select(issuance.c.id).where(issuance.c.serial == serial, issuance.c.reason.is_not(None))
+    return connection.execute(statement).first() is not None
+
+
 def _find(connection: Connection, serial: bytes) -> Any:
     row = connection.execute(select(issuance).where(issuance.c.serial == serial, issuance.c.status == ISSUED)).first()
     if row is None:
