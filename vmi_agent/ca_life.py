@@ -118,11 +118,7 @@ def import_ca(
     key = file.parse(key_pem, key_passphrase, "the key", "--import-passphrase-file")
     if access.token is not None:
         raise CustodyError("a key cannot be imported into a token. Make one there and use ca csr, or import to a file.")
-    certificates = check_chain(_parse_chain(chain_pem), key.public_key, now)
-    for generation in ca_store.generations(state_dir):
-        if authority.certificates_of(state_dir, generation)[0].public_key() == key.public_key:
-            # Two generations of one issuer would have two CRLs, each with a part of what that issuer revoked.
-            raise CustodyError(f"this key is that of generation {generation} already. Import a CA with another key.")
+    certificates = read_chain(chain_pem, key.public_key, now)
     with ca_store.adding(state_dir) as (_, staging, finish):
         _refuse_known_key(state_dir, key.public_key)
         file.store(key.private_key, staging / KEY_FILE, access.passphrase)

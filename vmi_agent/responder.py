@@ -144,7 +144,11 @@ class Responders:
             return None
         except (OSError, FileRefused) as error:
             raise CustodyError(f"OCSP responder: {error}") from error
-        key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        try:
+            key = file.parse(pem, self._passphrase, f"key of the OCSP responder {path}").private_key
+        except CustodyError:
+            # Written by an agent that still had another passphrase than the CA's keys have now: it is replaced.
+            return None
         certificate = ca_store.read_certificates(path)[0]
         # Who asks is told not to ask about the delegate, so that a revoked one must not answer.
         if self._ledger.read(lambda connection: is_revoked(connection, _serial_of(certificate))):
