@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-from agents import always, open_agent, request
+from agents import Agent, Time, always, open_agent, request
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp
 from csrs import make_csr
 from needs import need
 
 from vmi_agent import ca_life, ca_store
 from vmi_agent.audit_check import verify
+from vmi_agent.authority import Authority
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
 from vmi_agent.ledger_schema import reading
@@ -22,9 +24,14 @@ from vmi_agent.ledger_schema import reading
 NO_ACCESS = Access()
 
 
-def now() -> datetime:
-    """Return the time of day: GnuTLS verifies for no other."""
-    return datetime.now(UTC)
+class RealTime(Time):
+    """The time of day: GnuTLS verifies for no other."""
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC)
+
+
+now = RealTime()
 
 
 def rotate(state_dir: Path, key_type: str | None = None, access: Access = NO_ACCESS) -> x509.Certificate:
@@ -42,6 +49,15 @@ def issue(state_dir: Path, access: Access = NO_ACCESS, *, key: str = "p256") -> 
 def stored(state_dir: Path, generation: int, name: str) -> x509.Certificate:
     """Return the first certificate in one of a generation's files."""
     return ca_store.read_certificates(ca_store.directory_of(state_dir, generation) / name)[0]
+
+
+def delegate_of(agent: Agent, authority: Authority) -> x509.Certificate:
+    """Return the certificate of a generation's OCSP responder, which is made where it is missing."""
+    request = ocsp.OCSPRequestBuilder().add_certificate(authority.certificate, authority.certificate, hashes.SHA256())
+    answer = ocsp.load_der_ocsp_response(
+        agent.responder.answer(request.build().public_bytes(serialization.Encoding.DER)).der
+    )
+    return answer.certificates[0]
 
 
 def audit_events(state_dir: Path) -> list[str]:

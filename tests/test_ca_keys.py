@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from agents import create_ca, open_agent
-from ca_life_parts import assert_private, audit_events, issue, now, rotate
+from ca_life_parts import assert_private, audit_events, delegate_of, issue, now, rotate
 from cryptography.hazmat.primitives import serialization
 from processes import Process, run, start_agent
 from run_log import secret
@@ -44,8 +44,8 @@ def heads(state_dir: Path) -> list[str]:
 
 def encrypt(state_dir: Path, old: str | None, new: str | None) -> int:
     """Encrypt the keys anew, as the command does."""
-    octets = [None if each is None else each.encode() for each in (old, new)]
-    return ca_life.encrypt_keys(state_dir, *octets, now(), noting(state_dir))
+    before, after = (None if each is None else each.encode() for each in (old, new))
+    return ca_life.encrypt_keys(state_dir, before, after, now(), noting(state_dir))
 
 
 def make_two_generations(state_dir: Path) -> None:
@@ -54,7 +54,7 @@ def make_two_generations(state_dir: Path) -> None:
     rotate(state_dir)
     with open_agent(state_dir, now) as agent:
         for authority in agent.generations.all():
-            agent.responder._responders.get(authority)
+            delegate_of(agent, authority)
 
 
 def test_agent_with_an_encrypted_key(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_encrypt(tmp_path: Path, old: str | None, new: str | None, head: str) ->
     with open_agent(tmp_path, now, access=Access(None if new is None else new.encode())) as agent:
         assert len(agent.generations.all()) == 2
         for authority in agent.generations.all():
-            agent.responder._responders.get(authority)
+            delegate_of(agent, authority)
     assert audit_events(tmp_path).count("signed") == 2
 
 
@@ -288,11 +288,11 @@ def test_ocsp_responder_whose_key_does_not_open(tmp_path: Path) -> None:
     create_ca(tmp_path, "p256", now())
     with open_agent(tmp_path, now) as agent:
         encrypt(tmp_path, None, FIRST)
-        old = agent.responder._responders.get(agent.generations.current)
+        old = delegate_of(agent, agent.generations.current)
     with open_agent(tmp_path, now, access=Access(FIRST.encode())) as agent:
-        new = agent.responder._responders.get(agent.generations.current)
+        new = delegate_of(agent, agent.generations.current)
 
-    assert new.certificate != old.certificate
+    assert new != old
     assert heads(tmp_path) == [ENCRYPTED, ENCRYPTED]
     assert audit_events(tmp_path).count("signed") == 2
 

@@ -14,6 +14,7 @@ from ca_life_parts import (
     NO_ACCESS,
     assert_directly_issued,
     audit_events,
+    delegate_of,
     issue,
     now,
     rotate,
@@ -74,7 +75,7 @@ def test_ca_certificates_satisfy_lint(tmp_path: Path, key_type: str) -> None:
     create_ca(tmp_path, key_type, now())
     rotate(tmp_path)
     with open_agent(tmp_path, now) as agent:
-        delegates = [agent.responder._responders.get(each).certificate for each in agent.generations.all()]
+        delegates = [delegate_of(agent, each) for each in agent.generations.all()]
     made = [stored(tmp_path, generation, ca_store.ROOT_FILE) for generation in (1, 2)]
     made += [stored(tmp_path, 2, name) for name in CROSSES]
 

@@ -2,13 +2,17 @@
 
 import json
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
+import ca_life_parts
 import pytest
-from ca_life_parts import assert_directly_issued, stored
+from ca_life_parts import assert_directly_issued, now, stored
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import NameOID
 from csrs import make_csr, openssl_csr, pem
 from judges import split_chain
 from processes import IBM_ROOT, IBM_SIGN_CSR, SIGN_CSR, Pair, curl, post, run, running_pair
@@ -110,13 +114,6 @@ def test_largest_chain_with_post_quantum_keys(tmp_path: Path) -> None:
 
 def chain_for(csr: x509.CertificateSigningRequest, above: int) -> bytes:
     """Return a certificate for an issuing CA in PEM, and so many above it, all with the largest keys."""
-    from datetime import timedelta
-
-    from ca_life_parts import now
-    from ca_life_parts import pem as certificates_pem
-    from cryptography.hazmat.primitives.asymmetric import mldsa
-    from cryptography.x509.oid import NameOID
-
     usage = csr.extensions.get_extension_for_class(x509.KeyUsage).value
     key = mldsa.MLDSA87PrivateKey.generate()
     names = [csr.subject, *(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"CA {n}")]) for n in range(above))]
@@ -137,4 +134,4 @@ def chain_for(csr: x509.CertificateSigningRequest, above: int) -> bytes:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         )
         certificates.append(builder.sign(key, None))
-    return certificates_pem(*certificates).encode()
+    return ca_life_parts.pem(*certificates).encode()
