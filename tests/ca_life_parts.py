@@ -95,7 +95,7 @@ def verifies(
     openssl += ["-untrusted", str(between)] if chain[1:] else []
     commands = {"openssl": [*openssl, str(leaf)]}
     if gnutls:
-        program = need("certtool", "gnutls-bin")
+        program = need("certtool")
         commands["gnutls"] = [program, "--verify", "--load-ca-certificate", str(trusted), "--infile", str(whole)]
     return {
         name: subprocess.run(command, capture_output=True, check=False).returncode == 0
