@@ -89,6 +89,7 @@ def open_agent(
 ) -> Iterator[Agent]:
     """Open the parts of an agent, with a CA that is made on the first time; close them at the end."""
     access = access or Access()
+    make_state_dir(state_dir)
     ledger = Ledger(state_dir, time())
     try:
         if not authority.exists(state_dir):

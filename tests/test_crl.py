@@ -29,7 +29,7 @@ from revoking import (
 )
 
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import backup, ca_life, ca_store, crl
+from vmi_agent import backup, crl
 from vmi_agent.authority import Generations, issuer_of
 from vmi_agent.ca_certificates import self_signed_root
 from vmi_agent.custody import KEY_TYPES, CustodyError
@@ -334,16 +334,6 @@ def test_refresh_while_the_ledger_cannot_be_written(tmp_path: Path, time: Time) 
         elsewhere.rename(ledger)
         agent.publishing.refresh()
         assert serials_of(agent) == {leaf.serial_number}
-
-
-def test_import_of_a_key_that_signs_already(tmp_path: Path, time: Time) -> None:
-    """One issuer has one CRL, so that its key does not become another generation's as well."""
-    with open_agent(tmp_path, time) as agent:
-        directory = ca_store.directory_of(tmp_path, 1)
-        key, root = (directory / "key.pem").read_bytes(), (directory / ca_store.ROOT_FILE).read_bytes()
-        with pytest.raises(CustodyError, match="generation 1 already"):
-            ca_life.import_ca(tmp_path, key, None, root, Access(), time(), agent.ledger.note)
-    assert ca_store.generations(tmp_path) == [1]
 
 
 _ROOT_CUSTODY = FileCustody(make_key("ed25519"))
