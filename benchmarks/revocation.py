@@ -19,18 +19,20 @@ from pathlib import Path
 from sqlalchemy import Connection, insert, update
 
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import audit, ca_life, revocation
-from vmi_agent.audit import Event
-from vmi_agent.authority import Generations
-from vmi_agent.certificate import new_serial
+from vmi_agent.ca import ca_life
+from vmi_agent.ca.authority import Generations
+from vmi_agent.ca.certificate import new_serial
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import ISSUED
-from vmi_agent.ledger_schema import issuance, writing
-from vmi_agent.publishing import Publishing
-from vmi_agent.revocation import Reason
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import ISSUED
+from vmi_agent.ledger.ledger_schema import issuance, writing
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status import revocation
+from vmi_agent.status.publishing import Publishing
+from vmi_agent.status.revocation import Reason
 
 BATCH = 1000
 TIMES = 20

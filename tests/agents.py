@@ -8,16 +8,16 @@ from pathlib import Path
 
 from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import authority, ca_life, ca_store
-from vmi_agent.authority import Authority, Generations
+from vmi_agent.ca import authority, ca_life, ca_store
+from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody.opening import Access
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.issuing import Issuing
-from vmi_agent.ledger import Ledger
-from vmi_agent.ocsp import OcspResponder
-from vmi_agent.profile import Profile
-from vmi_agent.publishing import Publishing
-from vmi_agent.responder import Responders
+from vmi_agent.judging.profile import Profile
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status.ocsp import OcspResponder
+from vmi_agent.status.publishing import Publishing
+from vmi_agent.status.responder import Responders
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 

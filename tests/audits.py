@@ -16,15 +16,15 @@ from sqlalchemy import Connection
 from test_ca_state import make_intent
 
 from protocol.records import Signed
-from vmi_agent import ca_life
-from vmi_agent.audit_check import NO_ANCHORS, verify
-from vmi_agent.audited_ledger import AuditBroken
-from vmi_agent.backup import back_up, restore
+from vmi_agent.ca import ca_life
+from vmi_agent.ca.backup import back_up, restore
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger_schema import FILE_NAME, open_ledger
-from vmi_agent.listing import prune
-from vmi_agent.revocation import Reason, release, revoke
+from vmi_agent.ledger.audit_check import NO_ANCHORS, verify
+from vmi_agent.ledger.audited_ledger import AuditBroken
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger
+from vmi_agent.ledger.listing import prune
+from vmi_agent.status.revocation import Reason, release, revoke
 
 EVENTS = {
     "backup made",

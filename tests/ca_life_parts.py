@@ -14,12 +14,12 @@ from cryptography.x509 import ocsp
 from csrs import make_csr
 from needs import need
 
-from vmi_agent import ca_life, ca_store
-from vmi_agent.audit_check import verify
-from vmi_agent.authority import Authority
+from vmi_agent.ca import ca_life, ca_store
+from vmi_agent.ca.authority import Authority
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
-from vmi_agent.ledger_schema import reading
+from vmi_agent.ledger.audit_check import verify
+from vmi_agent.ledger.ledger_schema import reading
 
 NO_ACCESS = Access()
 

@@ -9,11 +9,11 @@ from csrs import OPENSSL_KEYS
 from needs import need
 
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import ca_life
+from vmi_agent.ca import ca_life
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import FILE_NAME
+from vmi_agent.ledger.ledger_schema import FILE_NAME
+from vmi_agent.ledger.writer import Ledger
 
 _ROOT = """[req]
 distinguished_name = name

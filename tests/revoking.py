@@ -15,11 +15,11 @@ from cryptography.x509.oid import NameOID
 from csrs import make_csr
 from sqlalchemy import Connection
 
-from vmi_agent import revocation
-from vmi_agent.certificate import SERIAL_OCTETS
+from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.issuing import milliseconds
-from vmi_agent.revocation import Reason
+from vmi_agent.status import revocation
+from vmi_agent.status.revocation import Reason
 
 # What the tests' revocations say of who did it.
 OFFICER = "officer (uid 1000)"

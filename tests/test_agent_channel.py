@@ -27,7 +27,7 @@ from protocol.errors import ErrorCode
 from protocol.events import LateAnswer, PeerDraining
 from protocol.records import Chain, Error, GetChain, GetOcsp, Hello, OcspAnswer, Role, Signed, Status
 from vmi_agent.dispatch import Dispatch
-from vmi_agent.ledger_schema import FILE_NAME
+from vmi_agent.ledger.ledger_schema import FILE_NAME
 from vmi_agent.server import OCSP_AT_ONCE, AgentChannel, AgentServer, InThread
 
 WINDOW = 64

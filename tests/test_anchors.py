@@ -14,9 +14,9 @@ from processes import port_of, run, start_agent
 from raw_asker import RawAsker
 from sqlalchemy import Connection
 
-from vmi_agent import anchor, audit
-from vmi_agent.audit import Head
-from vmi_agent.ledger_schema import writing
+from vmi_agent.ledger import anchor, audit
+from vmi_agent.ledger.audit import Head
+from vmi_agent.ledger.ledger_schema import writing
 from vmi_agent.upkeep import AnchorTo, Upkeep
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from processes import run
 from sqlalchemy import Connection
 
-from vmi_agent import audit
-from vmi_agent.audit import Event
-from vmi_agent.audit_check import verify
-from vmi_agent.audited_ledger import AuditBroken
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import reading
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.audit_check import verify
+from vmi_agent.ledger.audited_ledger import AuditBroken
+from vmi_agent.ledger.ledger_schema import reading
+from vmi_agent.ledger.writer import Ledger
 
 COLUMNS = ("id", "at_ms", "event", "fields", "hash")
 FAR = 1 << 40

@@ -16,13 +16,13 @@ from processes import port_of, run, start_agent
 from raw_asker import RawAsker
 
 from protocol.records import Signed
-from vmi_agent import audit
-from vmi_agent.audit import Event
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import digest_of
-from vmi_agent.ledger_schema import reading, writing
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import digest_of
+from vmi_agent.ledger.ledger_schema import reading, writing
+from vmi_agent.ledger.writer import Ledger
 
 CSR = make_csr()
 WRITERS = 3
@@ -125,8 +125,8 @@ def test_clock_is_accepted(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from vmi_agent.audit import Event, append
-from vmi_agent.ledger_schema import writing
+from vmi_agent.ledger.audit import Event, append
+from vmi_agent.ledger.ledger_schema import writing
 for number in range(int(sys.argv[2])):
     with writing(Path(sys.argv[1])) as connection:
         append(connection, [Event("tested", number, {"by": sys.argv[3]})])

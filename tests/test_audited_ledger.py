@@ -16,9 +16,9 @@ from sqlalchemy import Connection
 from test_ca_state import make_intent
 
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger_schema import issuance, reading
-from vmi_agent.listing import prune
-from vmi_agent.revocation import Reason, release, revoke
+from vmi_agent.ledger.ledger_schema import issuance, reading
+from vmi_agent.ledger.listing import prune
+from vmi_agent.status.revocation import Reason, release, revoke
 
 NOW_MS = milliseconds(START)
 COLUMNS = [column.name for column in issuance.columns if column.name != "id"]

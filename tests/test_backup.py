@@ -22,10 +22,10 @@ from judges import assert_openssl_accepts
 from processes import SIGN_CSR, port_of, post, run, running_pair, start_agent, start_proxy
 
 from runtime.errors import StartError
-from vmi_agent import ca_life
-from vmi_agent.backup import back_up, restore
+from vmi_agent.ca import ca_life
+from vmi_agent.ca.backup import back_up, restore
 from vmi_agent.cli.groups import noting
-from vmi_agent.ledger_schema import FILE_NAME
+from vmi_agent.ledger.ledger_schema import FILE_NAME
 
 
 @pytest.fixture

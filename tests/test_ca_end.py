@@ -13,11 +13,11 @@ from processes import run, start_agent
 
 from protocol.errors import ErrorCode
 from protocol.records import Error
-from vmi_agent.audit import Event
-from vmi_agent.ca_certificates import ROOT_VALIDITY
+from vmi_agent.ca.ca_certificates import ROOT_VALIDITY
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
 from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger.audit import Event
 from vmi_agent.upkeep import AnchorTo, Upkeep
 
 NO_ANCHOR = AnchorTo(None, None, timedelta(minutes=5))

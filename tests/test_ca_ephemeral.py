@@ -14,7 +14,7 @@ from csrs import openssl_csr
 from judges import assert_openssl_accepts, split_chain
 from processes import IBM_ROOT, SIGN_CSR, Pair, Process, curl, port_of, post, run, start_agent, start_proxy
 
-from vmi_agent import ca_store
+from vmi_agent.ca import ca_store
 from vmi_agent.custody import CustodyError
 
 EPHEMERAL = "--ephemeral-ca"

@@ -18,8 +18,8 @@ from csrs import private_key
 from offline_root import OfflineRoot, begin
 from processes import run
 
-from vmi_agent import ca_life, ca_store
-from vmi_agent.ca_chain import read_chain
+from vmi_agent.ca import ca_life, ca_store
+from vmi_agent.ca.ca_chain import read_chain
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.opening import Access

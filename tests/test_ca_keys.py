@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from processes import Process, run, start_agent
 from run_log import secret
 
-from vmi_agent import ca_life
+from vmi_agent.ca import ca_life
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.opening import Access
@@ -217,7 +217,7 @@ def test_encrypt_that_is_cut_short(tmp_path: Path) -> None:
         import os, signal, sys
         from datetime import UTC, datetime
         from pathlib import Path
-        from vmi_agent import ca_life
+        from vmi_agent.ca import ca_life
         written = []
         replace = ca_life.replace_file
         def replace_two(path, content):

@@ -28,13 +28,13 @@ from lint import findings
 from offline_root import OfflineRoot
 
 from runtime.errors import StartError
-from vmi_agent import authority, ca_life, ca_store
-from vmi_agent.audit import Event
-from vmi_agent.authority import Generations
+from vmi_agent.ca import authority, ca_life, ca_store
+from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.custody.opening import Access
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger.audit import Event
 
 CROSSES = (ca_store.NEW_WITH_OLD_FILE, ca_store.OLD_WITH_NEW_FILE)
 PASSPHRASE = Access(b"first passphrase")
@@ -252,7 +252,7 @@ def test_rotate_that_is_killed(tmp_path: Path, killed_at: str) -> None:
         import os, signal, sys
         from datetime import UTC, datetime
         from pathlib import Path
-        from vmi_agent import ca_life
+        from vmi_agent.ca import ca_life
         from vmi_agent.cli.groups import noting
         from vmi_agent.custody.opening import Access
         state_dir, killed_at = Path(sys.argv[1]), sys.argv[2]

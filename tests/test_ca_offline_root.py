@@ -17,7 +17,7 @@ from lint import findings
 from offline_root import OfflineRoot, begin
 from processes import SIGN_CSR, post, run, running_pair
 
-from vmi_agent import ca_life, ca_store
+from vmi_agent.ca import ca_life, ca_store
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.opening import Access
@@ -108,7 +108,7 @@ def test_ca_csr_on_a_full_disk(tmp_path: Path) -> None:
     script = """if True:
         import resource, sys
         from pathlib import Path
-        from vmi_agent import ca_life
+        from vmi_agent.ca import ca_life
         from vmi_agent.custody.opening import Access
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         ca_life.request_issuing_ca(Path(sys.argv[1]), "p256", Access(), "VMI Issuing CA")
@@ -171,7 +171,7 @@ def test_install_chain_after_one_that_was_killed(tmp_path: Path) -> None:
         import os, signal, sys
         from datetime import UTC, datetime
         from pathlib import Path
-        from vmi_agent import ca_life
+        from vmi_agent.ca import ca_life
         from vmi_agent.custody.opening import Access
         die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         chain = Path(sys.argv[2]).read_bytes()

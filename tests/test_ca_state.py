@@ -15,12 +15,13 @@ from sqlalchemy import event
 
 from runtime import state_dir
 from runtime.errors import StartError
-from vmi_agent import authority, ledger_rows
+from vmi_agent.ca import authority
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import FILE_NAME, open_ledger
-from vmi_agent.listing import Filter, list_certificates
+from vmi_agent.ledger import ledger_rows
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger
+from vmi_agent.ledger.listing import Filter, list_certificates
+from vmi_agent.ledger.writer import Ledger
 
 
 def mode(path: Path) -> int:

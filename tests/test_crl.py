@@ -29,16 +29,17 @@ from revoking import (
 )
 
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import backup, crl
-from vmi_agent.authority import Generations, issuer_of
-from vmi_agent.ca_certificates import self_signed_root
+from vmi_agent.ca import backup
+from vmi_agent.ca.authority import Generations, issuer_of
+from vmi_agent.ca.ca_certificates import self_signed_root
 from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.custody.file import FileCustody, make_key
 from vmi_agent.custody.opening import Access
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger_schema import FILE_NAME
-from vmi_agent.publishing import Publishing
-from vmi_agent.revocation import Reason
+from vmi_agent.ledger.ledger_schema import FILE_NAME
+from vmi_agent.status import crl
+from vmi_agent.status.publishing import Publishing
+from vmi_agent.status.revocation import Reason
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from softhsm import PIN, SoftToken, soft_token
 
 from protocol.errors import ErrorCode
 from protocol.records import Error, Signed
-from vmi_agent import ca_store
+from vmi_agent.ca import ca_store
 from vmi_agent.custody.opening import Access
 
 CERTIFICATES = 1000

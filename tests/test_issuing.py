@@ -28,8 +28,8 @@ from protocol.errors import ErrorCode
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
 from vmi_agent.issuing import Issuing
-from vmi_agent.ledger_schema import FILE_NAME
-from vmi_agent.profile import Profile
+from vmi_agent.judging.profile import Profile
+from vmi_agent.ledger.ledger_schema import FILE_NAME
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from csrs import make_csr, outdated, private_key, resign
 
 from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent import key_policy
-from vmi_agent.certificate import extension
-from vmi_agent.csr import MAX_CSR_OCTETS, check_possession, parse
+from vmi_agent.ca.certificate import extension
 from vmi_agent.errors import Refused
-from vmi_agent.profile import Approved, Profile, approve
+from vmi_agent.judging import key_policy
+from vmi_agent.judging.csr import MAX_CSR_OCTETS, check_possession, parse
+from vmi_agent.judging.profile import Approved, Profile, approve
 
 CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VMI Root CA")])
 

@@ -15,12 +15,12 @@ from judges import assert_openssl_accepts, openssl
 from needs import need
 
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
-from vmi_agent import key_policy
-from vmi_agent.csr import parse
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import Refused
 from vmi_agent.issuing import utc_now
-from vmi_agent.profile_lint import lint_certificate
+from vmi_agent.judging import key_policy
+from vmi_agent.judging.csr import parse
+from vmi_agent.judging.profile_lint import lint_certificate
 
 CSR_KEYS = ("rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521", "ed25519", "mldsa44", "mldsa65", "mldsa87")
 # What GnuTLS 3.7 and Go verify signatures of; both take a leaf with any key.

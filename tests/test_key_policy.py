@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from csrs import make_csr, private_key
 
 from protocol.errors import ErrorCode
-from vmi_agent import ed25519_point, key_policy, known_weak
-from vmi_agent.csr import Csr, parse
 from vmi_agent.errors import Refused
-from vmi_agent.key_kinds import KEY_KINDS, AcceptedKey
-from vmi_agent.verdicts import Verdicts
+from vmi_agent.judging import ed25519_point, key_policy, known_weak
+from vmi_agent.judging.csr import Csr, parse
+from vmi_agent.judging.key_kinds import KEY_KINDS, AcceptedKey
+from vmi_agent.judging.verdicts import Verdicts
 
 # The points of order 1, 2, 4 and 8, then other spellings of the first two (y = p + 1, y = p, x = -0).
 LOW_ORDER = [

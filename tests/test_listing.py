@@ -18,13 +18,14 @@ from judges import split_chain
 from processes import run
 
 from protocol.der import csr_subject_and_key
-from vmi_agent import audit_check, listing, revocation
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger_schema import reading, writing
-from vmi_agent.listing import PRUNE_BATCH, STATUSES, Filter, NoSuchCertificate, list_certificates, prune
-from vmi_agent.profile import Profile
-from vmi_agent.revocation import Reason
+from vmi_agent.judging.profile import Profile
+from vmi_agent.ledger import audit_check, listing
+from vmi_agent.ledger.ledger_schema import reading, writing
+from vmi_agent.ledger.listing import PRUNE_BATCH, STATUSES, Filter, NoSuchCertificate, list_certificates, prune
+from vmi_agent.status import revocation
+from vmi_agent.status.revocation import Reason
 
 YEAR = timedelta(days=365)
 

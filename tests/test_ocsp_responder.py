@@ -28,16 +28,17 @@ from revoking import (
 )
 from sqlalchemy import Connection, func, insert, select
 
-from vmi_agent import ca_life, ca_store, responder
-from vmi_agent.authority import Generations
-from vmi_agent.certificate import SERIAL_OCTETS
+from vmi_agent.ca import ca_life, ca_store
+from vmi_agent.ca.authority import Generations
+from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger_schema import issuance
-from vmi_agent.ocsp import KEPT_ANSWERS, VALIDITY, OcspResponder
-from vmi_agent.responder import Responders
-from vmi_agent.revocation import Reason
+from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.status import responder
+from vmi_agent.status.ocsp import KEPT_ANSWERS, VALIDITY, OcspResponder
+from vmi_agent.status.responder import Responders
+from vmi_agent.status.revocation import Reason
 
 TRY_LATER = ocsp.OCSPResponseStatus.TRY_LATER
 GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED

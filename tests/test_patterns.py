@@ -6,7 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmi_agent.patterns import host_matches, host_sample, is_host_pattern, is_text_pattern, text_matches, text_sample
+from vmi_agent.judging.patterns import (
+    host_matches,
+    host_sample,
+    is_host_pattern,
+    is_text_pattern,
+    text_matches,
+    text_sample,
+)
 
 HOST_PATTERNS = st.from_regex(r"(\*\*|[a-b*-]{1,4})(\.[a-b*-]{1,4}){0,3}", fullmatch=True).filter(is_host_pattern)
 HOSTS = st.from_regex(r"[a-b]{1,4}(\.[a-b]{1,4}){0,4}", fullmatch=True)

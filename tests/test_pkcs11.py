@@ -19,7 +19,7 @@ from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass, TokenFlag
 from run_log import secret
 from softhsm import PIN, SoftToken, add_token, close_sessions, soft_token
 
-from vmi_agent.ca_certificates import self_signed_root
+from vmi_agent.ca.ca_certificates import self_signed_root
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.custody.pkcs11 import KEY_TYPES, load, make_key

@@ -17,7 +17,7 @@ from csrs import make_csr, openssl_csr, pem
 from judges import split_chain
 from processes import IBM_ROOT, IBM_SIGN_CSR, SIGN_CSR, Pair, curl, post, run, running_pair
 
-from vmi_agent import ca_store
+from vmi_agent.ca import ca_store
 from vmi_agent.custody.algorithms import key_type_of
 
 ML_DSA = ("mldsa44", "mldsa65", "mldsa87")

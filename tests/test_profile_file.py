@@ -11,10 +11,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from processes import run
 
 from runtime.errors import ConfigError
-from vmi_agent.alternative_names import NameRules
-from vmi_agent.profile import Profile
-from vmi_agent.profile_file import KEYS, load_profiles
-from vmi_agent.subject_rules import ATTRIBUTES, SubjectRules
+from vmi_agent.judging.alternative_names import NameRules
+from vmi_agent.judging.profile import Profile
+from vmi_agent.judging.profile_file import KEYS, load_profiles
+from vmi_agent.judging.subject_rules import ATTRIBUTES, SubjectRules
 
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "profiles.md"
 

@@ -16,15 +16,15 @@ from processes import SIGN_CSR, Process, port_of, post, run, start_agent, start_
 from protocol import der
 from protocol.errors import ErrorCode
 from runtime.errors import StartError
-from vmi_agent import key_policy
-from vmi_agent.alternative_names import NameRules
-from vmi_agent.certificate import Issuer, assemble, certificate_tbs
-from vmi_agent.csr import parse
+from vmi_agent.ca.certificate import Issuer, assemble, certificate_tbs
 from vmi_agent.errors import Refused
-from vmi_agent.key_kinds import KEY_KINDS
-from vmi_agent.profile import Approved, Profile, approve, choose
-from vmi_agent.profile_lint import check, lint, lint_certificate
-from vmi_agent.subject_rules import ATTRIBUTES, SubjectRules
+from vmi_agent.judging import key_policy
+from vmi_agent.judging.alternative_names import NameRules
+from vmi_agent.judging.csr import parse
+from vmi_agent.judging.key_kinds import KEY_KINDS
+from vmi_agent.judging.profile import Approved, Profile, approve, choose
+from vmi_agent.judging.profile_lint import check, lint, lint_certificate
+from vmi_agent.judging.subject_rules import ATTRIBUTES, SubjectRules
 
 CN, O, OU = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME  # noqa: E741  # its name
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH

@@ -17,11 +17,12 @@ from processes import run
 from revoking import OFFICER, issue, release, release_of, revocation_of, revoke, serial_of, time_of_day
 from sqlalchemy import Connection
 
-from vmi_agent import audit, revocation
-from vmi_agent.audit_check import verify
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger_schema import FILE_NAME, reading, writing
-from vmi_agent.revocation import Reason, Revocation, RevocationRefused
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit_check import verify
+from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
+from vmi_agent.status import revocation
+from vmi_agent.status.revocation import Reason, Revocation, RevocationRefused
 
 KEY = bytes(range(16))
 

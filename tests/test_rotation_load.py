@@ -14,7 +14,7 @@ from csrs import make_csr, pem
 from judges import assert_openssl_accepts, openssl, split_chain
 from processes import IBM_ROOT, SIGN_CSR, curl, port_of, run, running_pair
 
-from vmi_agent import ca_store
+from vmi_agent.ca import ca_store
 
 STREAMS = 6
 KEY_TYPES = ("p384", "rsa2048", "ed25519")

@@ -19,14 +19,14 @@ from protocol.records import (
     SignCsr,
     Signed,
 )
-from vmi_agent.audit import Event
-from vmi_agent.authority import Generations
+from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, NotWanted, Refused
 from vmi_agent.issuing import Issuing, milliseconds
-from vmi_agent.ledger import Ledger
-from vmi_agent.ocsp import OcspResponder
-from vmi_agent.publishing import Publishing
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status.ocsp import OcspResponder
+from vmi_agent.status.publishing import Publishing
 
 FAILED_RETRY_AFTER_MS = 5_000
 _NO_LEDGER = "The agent's ledger cannot be written. Nothing was issued."

@@ -10,15 +10,15 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
-from vmi_agent import key_policy
-from vmi_agent.authority import Authority
-from vmi_agent.certificate import assemble, certificate_tbs, new_serial
-from vmi_agent.csr import check_possession, parse
+from vmi_agent.ca.authority import Authority
+from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import Refused, SelfCheckFailed
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
-from vmi_agent.profile import Approved, Profile, approve, choose
+from vmi_agent.judging import key_policy
+from vmi_agent.judging.csr import check_possession, parse
+from vmi_agent.judging.profile import Approved, Profile, approve, choose
+from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
+from vmi_agent.ledger.writer import Ledger
 
 
 @dataclass(frozen=True, slots=True)

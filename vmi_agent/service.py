@@ -26,22 +26,22 @@ from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 from runtime.workers import Workers
-from vmi_agent import authority, ca_life
-from vmi_agent.audit import Event
-from vmi_agent.authority import Generations
+from vmi_agent.ca import authority, ca_life
+from vmi_agent.ca.authority import Generations
 from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import Issuing, milliseconds, utc_now
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import check_ca_not_missing, check_not_missing
-from vmi_agent.ocsp import OcspResponder
-from vmi_agent.profile_file import load_profiles
-from vmi_agent.profile_lint import check
-from vmi_agent.publishing import Publishing
-from vmi_agent.responder import Responders
+from vmi_agent.judging.profile_file import load_profiles
+from vmi_agent.judging.profile_lint import check
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_schema import check_ca_not_missing, check_not_missing
+from vmi_agent.ledger.writer import Ledger
 from vmi_agent.server import AgentServer
+from vmi_agent.status.ocsp import OcspResponder
+from vmi_agent.status.publishing import Publishing
+from vmi_agent.status.responder import Responders
 from vmi_agent.upkeep import Upkeep
 
 # How soon what a command did beside the agent is taken in.

@@ -12,15 +12,15 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from runtime.errors import ConfigError
-from vmi_agent import anchor, audit
-from vmi_agent.authority import Generations
+from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger import Ledger
-from vmi_agent.listing import PRUNE_BATCH, prune
-from vmi_agent.ocsp import OcspResponder
-from vmi_agent.publishing import Publishing
+from vmi_agent.ledger import anchor, audit
+from vmi_agent.ledger.listing import PRUNE_BATCH, prune
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status.ocsp import OcspResponder
+from vmi_agent.status.publishing import Publishing
 
 PRUNE_EVERY = timedelta(hours=1)
 WARN_BEFORE_END = timedelta(days=90)

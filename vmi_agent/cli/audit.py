@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from vmi_agent import anchor, audit_check
-from vmi_agent import audit as audit_rows
-from vmi_agent.audit import Event, Row
-from vmi_agent.audited_ledger import AuditBroken
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger_schema import reading, writing
+from vmi_agent.ledger import anchor, audit_check
+from vmi_agent.ledger import audit as audit_rows
+from vmi_agent.ledger.audit import Event, Row
+from vmi_agent.ledger.audited_ledger import AuditBroken
+from vmi_agent.ledger.ledger_schema import reading, writing
 
 
 @main.group()

@@ -9,14 +9,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from runtime import state_dir as state_directory
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret
-from vmi_agent import authority, ca_life, ca_store
+from vmi_agent.ca import authority, ca_life, ca_store
 from vmi_agent.cli.custody_options import opens_keys, read_passphrase
 from vmi_agent.cli.groups import as_json, iso, main, noting, print_record, settings, tell
 from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import utc_now
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_schema import check_ca_not_missing
+from vmi_agent.ledger.ledger_schema import check_ca_not_missing
+from vmi_agent.ledger.writer import Ledger
 
 key_type_option = settings.option(
     "--key-type",

@@ -14,13 +14,14 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from vmi_agent import listing, revocation
-from vmi_agent.certificate import SERIAL_OCTETS, assemble
+from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.cli.groups import as_json, iso, main, print_json_array, print_record, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger_schema import writing
-from vmi_agent.listing import STATUSES, Filter
-from vmi_agent.revocation import Reason
+from vmi_agent.ledger import listing
+from vmi_agent.ledger.ledger_schema import writing
+from vmi_agent.ledger.listing import STATUSES, Filter
+from vmi_agent.status import revocation
+from vmi_agent.status.revocation import Reason
 
 
 class _Hexadecimal(click.ParamType[str]):

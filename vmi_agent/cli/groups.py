@@ -11,14 +11,14 @@ import click
 from runtime.files import FileRefused
 from runtime.settings import Settings
 from runtime.telling import telling
-from vmi_agent import audit as audit_rows
-from vmi_agent.anchor import AnchorRefused
-from vmi_agent.audit import Event
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger_schema import writing
-from vmi_agent.listing import NoSuchCertificate
-from vmi_agent.revocation import RevocationRefused
+from vmi_agent.ledger import audit as audit_rows
+from vmi_agent.ledger.anchor import AnchorRefused
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_schema import writing
+from vmi_agent.ledger.listing import NoSuchCertificate
+from vmi_agent.status.revocation import RevocationRefused
 
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from vmi_agent import backup as backups
+from vmi_agent.ca import backup as backups
 from vmi_agent.cli.groups import main, settings, tell
 from vmi_agent.issuing import utc_now
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger_schema import idempotency, issuance
+from vmi_agent.ledger.ledger_schema import idempotency, issuance
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
 

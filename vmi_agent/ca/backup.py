@@ -18,12 +18,13 @@ from sqlalchemy import Connection, select
 from runtime.errors import StartError
 from runtime.files import sync_directory
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import audit, ca_store
-from vmi_agent.audit import Event
-from vmi_agent.audit_check import verify
-from vmi_agent.audited_ledger import AuditBroken
-from vmi_agent.ledger_schema import FILE_NAME, reading, writing
-from vmi_agent.ledger_schema import audit as audit_rows
+from vmi_agent.ca import ca_store
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.audit_check import verify
+from vmi_agent.ledger.audited_ledger import AuditBroken
+from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
+from vmi_agent.ledger.ledger_schema import audit as audit_rows
 
 # All that a backup may hold: nothing else is read from one.
 _MEMBER = re.compile(

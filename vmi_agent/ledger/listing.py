@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, select
 
-from vmi_agent import audit
-from vmi_agent.audit import Event
-from vmi_agent.certificate import SERIAL_OCTETS
-from vmi_agent.ledger_rows import ISSUED
-from vmi_agent.ledger_schema import idempotency, issuance, reading
-from vmi_agent.revocation import Reason
+from vmi_agent.ca.certificate import SERIAL_OCTETS
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import ISSUED
+from vmi_agent.ledger.ledger_schema import idempotency, issuance, reading
+from vmi_agent.status.revocation import Reason
 
 STATUSES = ("valid", "expired", "revoked", "on-hold")
 PRUNE_BATCH = 500

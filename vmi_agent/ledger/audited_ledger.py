@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, Integer, LargeBinary
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmi_agent.certificate import assemble
-from vmi_agent.ledger_rows import ABANDONED, ISSUED, PENDING, digest_of, facts_of
-from vmi_agent.ledger_schema import issuance
+from vmi_agent.ca.certificate import assemble
+from vmi_agent.ledger.ledger_rows import ABANDONED, ISSUED, PENDING, digest_of, facts_of
+from vmi_agent.ledger.ledger_schema import issuance
 
 _COLUMNS = ", ".join(column.name for column in issuance.columns)
 

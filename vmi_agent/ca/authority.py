@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from vmi_agent import ca_store
-from vmi_agent.certificate import Issuer, extension
+from vmi_agent.ca import ca_store
+from vmi_agent.ca.certificate import Issuer, extension
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.custody.algorithms import signature_algorithm
 from vmi_agent.custody.opening import Access, open_key

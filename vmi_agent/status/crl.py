@@ -7,7 +7,7 @@ from functools import cache
 from cryptography import x509
 
 from protocol import der
-from vmi_agent.certificate import Issuer, encode_extension, extension, time
+from vmi_agent.ca.certificate import Issuer, encode_extension, extension, time
 from vmi_agent.custody import Custody
 
 _VERSION_2 = bytes.fromhex("020101")

@@ -13,15 +13,15 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from protocol.errors import ErrorCode
-from vmi_agent.alternative_names import NameRules
-from vmi_agent.certificate import encode_extension, extension
-from vmi_agent.csr import Csr
+from vmi_agent.ca.certificate import encode_extension, extension
 from vmi_agent.errors import Refused
-from vmi_agent.key_kinds import KEY_KINDS, USAGES_OF, AcceptedKey
-from vmi_agent.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
-from vmi_agent.patterns import text_matches
-from vmi_agent.subject import check_octets
-from vmi_agent.subject_rules import SubjectRules
+from vmi_agent.judging.alternative_names import NameRules
+from vmi_agent.judging.csr import Csr
+from vmi_agent.judging.key_kinds import KEY_KINDS, USAGES_OF, AcceptedKey
+from vmi_agent.judging.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
+from vmi_agent.judging.patterns import text_matches
+from vmi_agent.judging.subject import check_octets
+from vmi_agent.judging.subject_rules import SubjectRules
 
 EXTENDED_KEY_USAGES = {
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,

@@ -18,16 +18,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from sqlalchemy import Connection, select
 
-from vmi_agent.authority import Authority, Generations
-from vmi_agent.certificate import SERIAL_OCTETS
+from vmi_agent.ca.authority import Authority, Generations
+from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import ISSUED
-from vmi_agent.ledger_schema import issuance
-from vmi_agent.responder import Delegate, Responders
-from vmi_agent.revocation import Reason
+from vmi_agent.ledger.ledger_rows import ISSUED
+from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status.responder import Delegate, Responders
+from vmi_agent.status.revocation import Reason
 
 VALIDITY = timedelta(hours=1)
 KEPT_ANSWERS = 4096

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmi_agent import audit
-from vmi_agent.audit import Event
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger_rows import (
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import (
     AlreadyIssued,
     Intent,
     Outcome,
@@ -31,8 +31,8 @@ from vmi_agent.ledger_rows import (
     record_intents,
     record_signatures,
 )
-from vmi_agent.ledger_schema import FILE_NAME, open_ledger, prepare, reason
-from vmi_agent.ledger_takeover import audit_of_before
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, prepare, reason
+from vmi_agent.ledger.ledger_takeover import audit_of_before
 
 # The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
 MAX_BATCH = 256

@@ -14,13 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from vmi_agent import audit, crl
-from vmi_agent.audit import Event
-from vmi_agent.authority import Authority, Generations
+from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger import Ledger
-from vmi_agent.revocation import changes_since
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status import crl
+from vmi_agent.status.revocation import changes_since
 
 _CRL_ISSUED = "crl issued"
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from protocol import der
-from vmi_agent.certificate import (
+from vmi_agent.ca.certificate import (
     Issuer,
     assemble,
     certificate_tbs,

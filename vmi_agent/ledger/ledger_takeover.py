@@ -5,10 +5,10 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, select
 
-from vmi_agent.audit import Event
-from vmi_agent.certificate import assemble
-from vmi_agent.ledger_rows import ISSUED, facts_of
-from vmi_agent.ledger_schema import issuance
+from vmi_agent.ca.certificate import assemble
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import ISSUED, facts_of
+from vmi_agent.ledger.ledger_schema import issuance
 
 
 def audit_of_before(connection: Connection, now_ms: int) -> list[Event]:

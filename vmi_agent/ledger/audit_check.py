@@ -7,10 +7,10 @@ from types import MappingProxyType
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmi_agent import audit
-from vmi_agent.audit import Head, Row
-from vmi_agent.audited_ledger import AuditBroken, AuditedLedger
-from vmi_agent.ledger_schema import reason
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Head, Row
+from vmi_agent.ledger.audited_ledger import AuditBroken, AuditedLedger
+from vmi_agent.ledger.ledger_schema import reason
 
 NO_ANCHORS: Mapping[int, bytes] = MappingProxyType({})
 

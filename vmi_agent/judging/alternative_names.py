@@ -8,7 +8,7 @@ from cryptography import x509
 
 from protocol.errors import ErrorCode
 from vmi_agent.errors import Refused
-from vmi_agent.patterns import host_matches, host_sample
+from vmi_agent.judging.patterns import host_matches, host_sample
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -6,7 +6,7 @@ The first row follows 32 zero octets. Rows count from 1 without a gap, and `audi
 last one. Rows are written in the transaction that does what they tell of, so neither is ever there without the other.
 
 Whoever can write the file can make a whole new chain. So the head may be anchored elsewhere from time to time
-(`vmi_agent.anchor`), and `audit verify` takes such an anchor.
+(`vmi_agent.ledger.anchor`), and `audit verify` takes such an anchor.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from vmi_agent.ledger_schema import audit, audit_head
+from vmi_agent.ledger.ledger_schema import audit, audit_head
 
 _NUMBERS = struct.Struct(">QQH")
 

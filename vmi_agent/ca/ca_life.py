@@ -14,14 +14,14 @@ from cryptography.x509.oid import NameOID
 
 from runtime.errors import StartError
 from runtime.files import read_secret, replace_file, sync_directory
-from vmi_agent import authority, ca_store
-from vmi_agent.audit import Event
-from vmi_agent.authority import Authority
-from vmi_agent.ca_certificates import cross_certificate, issuing_ca_request, self_signed_root
-from vmi_agent.ca_chain import read_chain
+from vmi_agent.ca import authority, ca_store
+from vmi_agent.ca.authority import Authority
+from vmi_agent.ca.ca_certificates import cross_certificate, issuing_ca_request, self_signed_root
+from vmi_agent.ca.ca_chain import read_chain
 from vmi_agent.custody import Custody, CustodyError, file
 from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.custody.opening import KEY_FILE, Access, has_key, make_key, open_key
+from vmi_agent.ledger.audit import Event
 
 Note = Callable[[Event], None]
 

@@ -11,11 +11,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent import ed25519_point, known_weak
-from vmi_agent.csr import Csr
 from vmi_agent.errors import Refused
-from vmi_agent.key_kinds import AcceptedKey
-from vmi_agent.verdicts import Verdicts
+from vmi_agent.judging import ed25519_point, known_weak
+from vmi_agent.judging.csr import Csr
+from vmi_agent.judging.key_kinds import AcceptedKey
+from vmi_agent.judging.verdicts import Verdicts
 
 LEAST_RSA_BITS = 2048
 MOST_RSA_BITS = 8192

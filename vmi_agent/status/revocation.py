@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from vmi_agent import audit
-from vmi_agent.audit import Event
-from vmi_agent.ledger_rows import ISSUED
-from vmi_agent.ledger_schema import issuance
+from vmi_agent.ledger import audit
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import ISSUED
+from vmi_agent.ledger.ledger_schema import issuance
 
 
 class Reason(IntEnum):

@@ -19,14 +19,14 @@ from cryptography.x509.oid import NameOID
 
 from protocol import der
 from runtime.errors import StartError
-from vmi_agent.ca_certificates import self_signed_root
-from vmi_agent.certificate import Issuer, assemble, certificate_tbs, new_serial
-from vmi_agent.csr import Csr, parse
+from vmi_agent.ca.ca_certificates import self_signed_root
+from vmi_agent.ca.certificate import Issuer, assemble, certificate_tbs, new_serial
 from vmi_agent.custody.algorithms import signature_algorithm
 from vmi_agent.custody.file import FileCustody
 from vmi_agent.errors import Refused
-from vmi_agent.key_kinds import AcceptedKey
-from vmi_agent.profile import Profile, approve
+from vmi_agent.judging.csr import Csr, parse
+from vmi_agent.judging.key_kinds import AcceptedKey
+from vmi_agent.judging.profile import Profile, approve
 
 if TYPE_CHECKING:
     from pkilint.validation import ValidatorContainer

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from protocol.errors import ErrorCode
 from vmi_agent.errors import Refused
-from vmi_agent.patterns import text_matches, text_sample
+from vmi_agent.judging.patterns import text_matches, text_sample
 
 ATTRIBUTES = {
     "CN": NameOID.COMMON_NAME,

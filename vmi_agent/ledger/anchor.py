@@ -10,7 +10,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from vmi_agent.audit import START, Head
+from vmi_agent.ledger.audit import START, Head
 
 
 class AnchorRefused(Exception):

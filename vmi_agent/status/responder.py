@@ -19,16 +19,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from runtime.files import FileRefused, read_secret, replace_file
-from vmi_agent import ca_store
-from vmi_agent.authority import Authority
-from vmi_agent.certificate import SERIAL_OCTETS, assemble, certificate_tbs, extension, new_serial
+from vmi_agent.ca import ca_store
+from vmi_agent.ca.authority import Authority
+from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger import Ledger
-from vmi_agent.ledger_rows import Intent, Signature
-from vmi_agent.revocation import is_revoked
+from vmi_agent.ledger.ledger_rows import Intent, Signature
+from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status.revocation import is_revoked
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)

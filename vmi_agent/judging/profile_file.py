@@ -16,12 +16,12 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from runtime.errors import ConfigError
-from vmi_agent.alternative_names import NameRules, Network
-from vmi_agent.key_kinds import KEY_KINDS, USAGES_OF
-from vmi_agent.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
-from vmi_agent.patterns import is_host_pattern, is_text_pattern
-from vmi_agent.profile import EXTENDED_KEY_USAGES, Profile
-from vmi_agent.subject_rules import ATTRIBUTES, SubjectRules, example_value
+from vmi_agent.judging.alternative_names import NameRules, Network
+from vmi_agent.judging.key_kinds import KEY_KINDS, USAGES_OF
+from vmi_agent.judging.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
+from vmi_agent.judging.patterns import is_host_pattern, is_text_pattern
+from vmi_agent.judging.profile import EXTENDED_KEY_USAGES, Profile
+from vmi_agent.judging.subject_rules import ATTRIBUTES, SubjectRules, example_value
 
 KEYS = {
     "": (

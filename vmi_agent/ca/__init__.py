@@ -1,0 +1,1 @@
+"""The CA: its certificates, and what happens to it in its life."""

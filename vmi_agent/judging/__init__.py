@@ -1,0 +1,1 @@
+"""Judging a request: its DER, its key, its wishes."""

@@ -1,0 +1,1 @@
+"""The ledger: what was issued, and the audit beside it."""

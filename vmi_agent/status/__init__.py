@@ -1,0 +1,1 @@
+"""Certificate status: revocation, CRLs and OCSP."""
