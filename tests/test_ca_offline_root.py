@@ -15,7 +15,7 @@ from csrs import make_csr, openssl_csr
 from judges import assert_openssl_accepts, openssl, split_chain
 from lint import findings
 from offline_root import OfflineRoot, begin
-from processes import SIGN_CSR, post, run, running_pair
+from processes import SIGN_CSR, post, run, running_pair, start_agent
 
 from vmi_agent.ca import ca_life, ca_store
 from vmi_agent.cli.groups import noting
@@ -100,6 +100,16 @@ def test_ca_csr_again(tmp_path: Path) -> None:
 
     assert first.public_key() == again.public_key()
     assert first.public_key() != next_one.public_key()
+
+
+def test_agent_while_an_issuing_ca_is_asked_for(tmp_path: Path) -> None:
+    """Between `ca csr` and `ca install-chain` the agent makes no CA of its own: it says what is missing."""
+    request_ca(tmp_path)
+    with start_agent(tmp_path) as agent:
+        assert "vmi-agent ca install-chain" in agent.wait_for("cannot start")["reason"]
+        assert agent.wait() == 1
+
+    assert ca_store.generations(tmp_path) == []
 
 
 def test_ca_csr_on_a_full_disk(tmp_path: Path) -> None:

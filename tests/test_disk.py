@@ -147,5 +147,10 @@ def test_disk_that_is_full_at_the_stop_and_the_start(tmp_path: Path, way: str) -
             with disk.start(*command) as agent:
                 assert agent.wait_for("cannot start")["reason"].endswith(": Read-only file system")
                 assert agent.wait() == 1
+            # Evidence can be read where it lies.
+            for words in (["audit", "verify"], ["certs", "list"], ["certs", "export"]):
+                done = disk.run("vmi-agent", *words, "--state-dir", str(disk.path / "agent"))
+                assert (done.returncode, done.stderr) == (0, ""), words
+                assert done.stdout
             done = disk.run("vmi-agent", "certs", "prune", "--ended-days", "1", "--state-dir", str(disk.path / "agent"))
             assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr

@@ -211,6 +211,25 @@ def test_old_key_in_a_file_and_new_one_in_a_token(tmp_path: Path, soft: SoftToke
     assert "Give --pkcs11-module and --pkcs11-token" in "".join(without.lines)
 
 
+def test_old_key_in_a_token_and_new_one_in_a_file(tmp_path: Path, soft: SoftToken) -> None:
+    """A CA leaves its token for a kind of key that no token has; both generations' CRLs are made."""
+    state_dir = tmp_path / "agent"
+    options = pkcs11(soft, tmp_path)
+    rotate_words = ["ca", "rotate", "--to-file", "--key-type", "mldsa65"]
+    for words in (["ca", "init"], rotate_words):
+        done = run("vmi-agent", *words, "--state-dir", str(state_dir), *options)
+        assert (done.returncode, done.stderr) == (0, "")
+    with start(state_dir, soft, *options) as agent:
+        agent.wait_for("ready", root_generation=2)
+        assert agent.stop() == 0
+
+    assert [path.parent.name for path in state_dir.rglob("key.*")] in (["1", "2"], ["2", "1"])
+    assert (state_dir / "ca" / "2" / "key.pem").exists()
+    assert audit_events(state_dir).count("crl issued") == 2
+    new_with_old = stored(state_dir, 2, ca_store.NEW_WITH_OLD_FILE)
+    assert_directly_issued([new_with_old, stored(state_dir, 1, ca_store.ROOT_FILE)])
+
+
 def test_agent_with_a_wrong_pin(tmp_path: Path, soft: SoftToken) -> None:
     """The agent does not start, and says why without the PIN; the next one, with the right PIN, does."""
     state_dir = tmp_path / "agent"

@@ -58,13 +58,16 @@ def create_ephemeral(
     return authority.assemble(state_dir, generation, custody, publish_at)
 
 
-def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime, note: Note) -> x509.Certificate:
+def rotate(
+    state_dir: Path, key_type: str | None, access: Access, now: datetime, note: Note, *, to_file: bool = False
+) -> x509.Certificate:
     """Make the next generation, with cross-certificates both ways where the old key is at hand; return its root.
 
     A root that was imported may allow no CA below it (path length 0): it gets none for the new one.
 
     Args:
         key_type: None for the kind of key that the old one has. The others as for `create`.
+        to_file: make the new key in a file, although there is a token for the old one.
 
     Raises:
         CustodyError: a key cannot be used or made.
@@ -82,7 +85,8 @@ def rotate(state_dir: Path, key_type: str | None, access: Access, now: datetime,
     with ca_store.adding(state_dir) as (generation, staging, finish):
         if generation != old_generation + 1:
             raise StartError("somebody else has just changed the CA. Nothing was changed here.")
-        custody = make_key(staging, key_type, access, _label(generation))
+        made_with = Access(access.passphrase) if to_file else access
+        custody = make_key(staging, key_type, made_with, _label(generation))
         root = _add_root(staging, generation, custody, now)
         if old_custody is not None and old.not_valid_after_utc > now:
             old_with_new = cross_certificate(old, authority.issuer_of(root), custody, now)
@@ -193,6 +197,20 @@ def encrypt_keys(state_dir: Path, old: bytes | None, new: bytes | None, now: dat
         for path, content in rewritten:
             replace_file(path, content)
     return len(rewritten)
+
+
+def refuse_while_requested(state_dir: Path) -> None:
+    """Refuse to make a root where an issuing CA was asked for: whoever did so has another root in mind.
+
+    Raises:
+        StartError: with the two ways on.
+    """
+    requested = state_dir / "ca" / ca_store.REQUESTED
+    if has_key(requested):
+        raise StartError(
+            "an issuing CA was asked for, and its certificate is not here yet: vmi-agent ca install-chain."
+            f" To have a self-signed root instead, remove {requested}"
+        )
 
 
 def _refuse_known_key(state_dir: Path, public_key: CertificateIssuerPublicKeyTypes) -> None:

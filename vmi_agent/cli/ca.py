@@ -72,14 +72,15 @@ def ca_show(state_dir: Path, as_json: bool) -> None:
 @ca.command("rotate")
 @settings.common
 @click.option("--key-type", type=click.Choice(KEY_TYPES), help="Of the new key. Without it, of the old one's kind.")
+@click.option("--to-file", is_flag=True, help="Make the new key in a file, although the old one is in a token.")
 @opens_keys
 @tell
-def ca_rotate(state_dir: Path, key_type: str | None, access: Access) -> None:
+def ca_rotate(state_dir: Path, key_type: str | None, to_file: bool, access: Access) -> None:
     """Make a new root, with cross-certificates to and from the old one. A running agent takes it within a second.
 
     Example: vmi-agent ca rotate --state-dir /var/lib/vmi-agent
     """
-    root = ca_life.rotate(state_dir, key_type, access, utc_now(), noting(state_dir))
+    root = ca_life.rotate(state_dir, key_type, access, utc_now(), noting(state_dir), to_file=to_file)
     click.echo(f"CA rotated: {_name(root)}")
 
 

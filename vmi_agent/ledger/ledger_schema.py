@@ -1,9 +1,11 @@
 """The ledger's file: its tables, their version, and how it is opened (SQLite through SQLAlchemy Core)."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
     BigInteger,
@@ -97,20 +99,33 @@ def open_ledger(path: Path, *, for_writing: bool) -> Engine:
     # A transaction that begins with reading and then writes is refused at once where another process writes; one that
     # begins as a writer waits its turn.
     begin_with = "BEGIN IMMEDIATE" if for_writing else "BEGIN"
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    is_evidence = not for_writing and _is_on_read_only_medium(path)
+    # SQLite reads what is in WAL mode only where it may write beside it, unless it is told that nobody writes.
+    url = f"sqlite:///file:{quote(str(path))}?mode=ro&immutable=1&uri=true" if is_evidence else f"sqlite:///{path}"
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         # SQLAlchemy's documented recipe: the driver must not begin transactions on its own.
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        if not is_evidence:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin_with)
 
     return engine
+
+
+def _is_on_read_only_medium(path: Path) -> bool:
+    """Return whether nobody can write to the ledger, and no log of writes lies beside it that is to be read as well."""
+    try:
+        is_read_only = bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+    return is_read_only and not path.with_name(path.name + "-wal").exists()
 
 
 def prepare(connection: Connection) -> bool:
