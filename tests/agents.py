@@ -50,9 +50,10 @@ def create_ca(state_dir: Path, key_type: str = "p256", now: datetime = START) ->
     make_state_dir(state_dir)
     ledger = Ledger(state_dir, now)
     try:
-        return ca_life.create(state_dir, key_type, Access(), now, ledger.note)
+        ca_life.create(state_dir, key_type, Access(), now, ledger.note)
     finally:
         ledger.close()
+    return load_ca(state_dir)
 
 
 def load_ca(state_dir: Path) -> Authority:

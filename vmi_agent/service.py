@@ -159,8 +159,8 @@ class AgentApplication:
             ephemeral = ca_life.create_ephemeral(path, config.key_type, now, ledger.note, publish_at=publish_at)
         elif not authority.exists(path):
             ca_life.refuse_while_requested(path)
-            made = ca_life.create(path, config.key_type, config.access, now, ledger.note)
-            _log.info("CA made", root_generation=made.generation, key_type=config.key_type)
+            root = ca_life.create(path, config.key_type, config.access, now, ledger.note)
+            _log.info("CA made", subject=root.subject.rfc4514_string(), key_type=config.key_type)
         return Generations(path, config.access, publish_at, now, _not_usable, ephemeral)
 
     def _build(self, ledger: Ledger, generations: Generations) -> Upkeep:

@@ -4,6 +4,7 @@ Each is told to the audit before it is there: a CA that the audit cannot tell of
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 
@@ -26,10 +27,8 @@ from vmi_agent.ledger.audit import Event
 Note = Callable[[Event], None]
 
 
-def create(
-    state_dir: Path, key_type: str, access: Access, now: datetime, note: Note, *, publish_at: str | None = None
-) -> Authority:
-    """Make a key and a self-signed root, as the next generation.
+def create(state_dir: Path, key_type: str, access: Access, now: datetime, note: Note) -> x509.Certificate:
+    """Make a key and a self-signed root, as the next generation; return the root.
 
     Args:
         key_type: one of `custody.KEY_TYPES`.
@@ -40,16 +39,21 @@ def create(
         CustodyError: the key cannot be made.
     """
     with ca_store.adding(state_dir) as (generation, staging, finish):
-        custody = make_key(staging, key_type, access, _label(generation))
-        note(_event("ca made", now, _add_root(staging, generation, custody, now)))
+        with closing(make_key(staging, key_type, access, _label(generation))) as custody:
+            root = _add_root(staging, generation, custody, now)
+        note(_event("ca made", now, root))
         finish()
-    return authority.assemble(state_dir, generation, custody, publish_at)
+    return root
 
 
 def create_ephemeral(
     state_dir: Path, key_type: str, now: datetime, note: Note, *, publish_at: str | None = None
 ) -> Authority:
-    """Make a root whose key is in this process's memory only. Arguments as for `create`."""
+    """Make a root whose key is in this process's memory only; return the CA with it. Arguments as for `create`.
+
+    Args:
+        publish_at: as for `authority.load`.
+    """
     with ca_store.adding(state_dir) as (generation, staging, finish):
         custody = file.FileCustody(file.make_key(key_type))
         (staging / ca_store.EPHEMERAL_FILE).touch()
@@ -79,14 +83,17 @@ def rotate(
     if len(certificates) > 1:
         raise StartError("the root of this CA is offline. Make a new issuing CA: vmi-agent ca csr, ca install-chain")
     old = certificates[0]
-    old_custody = None if ca_store.is_ephemeral(old_directory) else open_key(old_directory, access)
-    if key_type is None:
-        key_type = key_type_of(old.public_key())
-    with ca_store.adding(state_dir) as (generation, staging, finish):
+    with ExitStack() as opened:
+        old_custody = None
+        if not ca_store.is_ephemeral(old_directory):
+            old_custody = opened.enter_context(closing(open_key(old_directory, access)))
+        if key_type is None:
+            key_type = key_type_of(old.public_key())
+        generation, staging, finish = opened.enter_context(ca_store.adding(state_dir))
         if generation != old_generation + 1:
             raise StartError("somebody else has just changed the CA. Nothing was changed here.")
         made_with = Access(access.passphrase) if to_file else access
-        custody = make_key(staging, key_type, made_with, _label(generation))
+        custody = opened.enter_context(closing(make_key(staging, key_type, made_with, _label(generation))))
         root = _add_root(staging, generation, custody, now)
         if old_custody is not None and old.not_valid_after_utc > now:
             old_with_new = cross_certificate(old, authority.issuer_of(root), custody, now)
@@ -143,17 +150,16 @@ def request_issuing_ca(state_dir: Path, key_type: str, access: Access, common_na
         directory = ca_dir / ca_store.REQUESTED
         directory.mkdir(mode=0o700, exist_ok=True)
         sync_directory(ca_dir)  # what an offline root signs is worth nothing without its key
-        if has_key(directory):
-            custody = open_key(directory, access)
-        else:
-            custody = make_key(directory, key_type, access, "VMI issuing CA")
+        is_new = not has_key(directory)
+        custody = make_key(directory, key_type, access, "VMI issuing CA") if is_new else open_key(directory, access)
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "VMI Certificate Exchange"),
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
         ]
     )
-    return issuing_ca_request(custody, name).public_bytes(serialization.Encoding.PEM)
+    with closing(custody):
+        return issuing_ca_request(custody, name).public_bytes(serialization.Encoding.PEM)
 
 
 def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: datetime, note: Note) -> x509.Certificate:
@@ -169,8 +175,8 @@ def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: dateti
     with ca_store.adding(state_dir, fill_from=requested) as (_, staging, finish):
         if not has_key(requested):
             raise CustodyError("no issuing CA was asked for. Begin with: vmi-agent ca csr")
-        custody = open_key(requested, access)
-        certificates = read_chain(chain_pem, custody.public_key, now)
+        with closing(open_key(requested, access)) as custody:
+            certificates = read_chain(chain_pem, custody.public_key, now)
         _install(staging, certificates)
         note(_event("ca installed under an offline root", now, certificates[0]))
         finish()

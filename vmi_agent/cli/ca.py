@@ -47,9 +47,9 @@ def ca_init(state_dir: Path, key_type: str, access: Access) -> None:
     if authority.exists(state_dir):
         raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
     _make_ledger(state_dir)  # before the CA: a CA without a ledger is refused
-    made = ca_life.create(state_dir, key_type, access, utc_now(), noting(state_dir))
+    root = ca_life.create(state_dir, key_type, access, utc_now(), noting(state_dir))
     lock.release()
-    click.echo(f"CA made: {made.root.subject.rfc4514_string()}")
+    click.echo(f"CA made: {_name(root)}")
 
 
 @ca.command("show")
