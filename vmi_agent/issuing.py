@@ -7,6 +7,7 @@ from hashlib import sha256
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
@@ -92,12 +93,8 @@ class Issuing:
                 text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
                 raise Refused(ErrorCode.REQUEST_CONFLICT, text)
 
-        signature = authority.custody.sign(intent.tbs)
-        leaf = assemble(intent.tbs, signature)
-        _check(leaf, approved, authority)
-        self._ledger.record_signature(
-            Signature(intent.serial, signature, milliseconds(self._now()), sha256(leaf).digest(), intent.not_after)
-        )
+        request_key = approved.csr.request.public_key()
+        leaf = sign_recorded(intent, authority, self._ledger, self._now, approved.csr.request.subject, request_key)
         return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new=True)
 
     def _intent(self, request: SignCsr, approved: Approved, authority: Authority) -> Intent:
@@ -133,19 +130,48 @@ class Issuing:
         )
 
 
-def _check(leaf: bytes, approved: Approved, authority: Authority) -> None:
-    """Read the leaf back with eyes that did not write it: signature, issuer, public key, validity."""
+def sign_recorded(
+    intent: Intent,
+    authority: Authority,
+    ledger: Ledger,
+    now: Callable[[], datetime],
+    subject: x509.Name,
+    public_key: CertificatePublicKeyTypes,
+) -> bytes:
+    """Sign an intent that is on disk, check what came out, record the signature; return the certificate in DER.
+
+    Args:
+        authority: whose key signs.
+        now: returns the aware UTC time.
+        subject, public_key: what the certificate is to be for.
+
+    Raises:
+        LedgerUnavailable: the certificate may not be given to anybody.
+        CustodyError: the key cannot be reached now; nothing was signed.
+        SelfCheckFailed: as its docstring says.
+    """
+    signature = authority.custody.sign(intent.tbs)
+    certificate = assemble(intent.tbs, signature)
+    _check(certificate, authority, subject, public_key)
+    ledger.record_signature(
+        Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
+    )
+    return certificate
+
+
+def _check(der: bytes, authority: Authority, subject: x509.Name, public_key: CertificatePublicKeyTypes) -> None:
+    """Read a certificate back with eyes that did not write it: signature, issuer, public key, validity."""
     issuer = authority.certificate
     try:
-        certificate = x509.load_der_x509_certificate(leaf)
+        certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(issuer)
-        same_key = certificate.public_key() == approved.csr.request.public_key()
+        same_key = certificate.public_key() == public_key
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise SelfCheckFailed(f"the leaf does not verify under the CA: {error!r}") from error
-    if not same_key or certificate.subject != approved.csr.request.subject:
-        raise SelfCheckFailed("the leaf's subject or public key is not the CSR's")
+        raise SelfCheckFailed(f"the certificate does not verify under the CA: {error!r}") from error
+    if not same_key or certificate.subject != subject:
+        raise SelfCheckFailed("the certificate's subject or public key is not the one that was asked for")
     if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
-        raise SelfCheckFailed("the leaf outlives its issuer")
+        raise SelfCheckFailed("the certificate outlives its issuer")
 
 
 def utc_now() -> datetime:

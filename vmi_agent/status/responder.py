@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,12 +20,12 @@ from protocol.records import NO_IDEMPOTENCY_KEY
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
-from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble, certificate_tbs, extension, new_serial
+from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger.ledger_rows import Intent, Signature
+from vmi_agent.issuing import milliseconds, sign_recorded
+from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.revocation import is_revoked
 
@@ -196,17 +195,8 @@ class Responders:
             recorded_ms=milliseconds(now),
         )
         self._ledger.record_intent(intent)
-        signature = authority.custody.sign(tbs)
-        der = assemble(tbs, signature)
-        certificate = x509.load_der_x509_certificate(der)
-        try:
-            certificate.verify_directly_issued_by(authority.certificate)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise SelfCheckFailed("the OCSP responder's certificate does not verify under the CA") from error
-        self._ledger.record_signature(
-            Signature(serial, signature, milliseconds(self._now()), sha256(der).digest(), intent.not_after)
-        )
-        return certificate
+        der = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
+        return x509.load_der_x509_certificate(der)
 
 
 def _serial_of(certificate: x509.Certificate) -> bytes:
