@@ -43,8 +43,18 @@ def run(reactor: Reactor, application: Application) -> int:
     # Twisted counts by the time of day, which somebody may set; timers are to run as they would have.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     status = 0
+    is_ending = False
+
+    def end() -> None:
+        nonlocal is_ending
+        if not is_ending:  # a second signal changes nothing
+            is_ending = True
+            reactor.stop()
 
     def start() -> None:
+        # In place of the reactor's own, which a second signal leads into a traceback.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: reactor.callFromThread(end))
         Deferred.fromCoroutine(application.start()).addCallbacks(ready, failed)
 
     def ready(fields: dict[str, object]) -> None:
@@ -57,7 +67,7 @@ def run(reactor: Reactor, application: Application) -> int:
             _log.error("cannot start", reason=failure.getErrorMessage())
         else:
             _log.failure("cannot start", failure)
-        reactor.stop()
+        end()
 
     def stop() -> Deferred[None]:
         if status == 0:

@@ -32,6 +32,8 @@ def telling(*in_the_way: type[Exception]) -> Callable[[_Command[_Arguments]], _C
                 command(*arguments, **options)
             except ConfigError as error:
                 raise click.UsageError(str(error)) from error
+            except BrokenPipeError:
+                raise  # whoever read has read enough: click ends without a word
             except told as error:
                 raise click.ClickException(str(error)) from error
 

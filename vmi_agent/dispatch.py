@@ -99,7 +99,7 @@ class Dispatch:
             answer = self._responder.answer(request.request)
         except Exception as error:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
             self._report(error, b"")
-            return _failed("The agent failed. Its log says why.")
+            return failed("The agent failed. Its log says why.")
         return OcspAnswer(answer.expires_ms, answer.der)
 
     def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
@@ -111,6 +111,7 @@ class Dispatch:
             still_wanted: as for `Issuing.issue`.
         """
         try:
+            still_wanted()  # it may have waited long for a thread
             issued = self._issuing.issue(request, still_wanted)
         except Refused as refused:
             # A profile's patterns may make it long; the channel takes so much.
@@ -119,13 +120,13 @@ class Dispatch:
         except NotWanted as unwanted:
             error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
         except LedgerUnavailable:  # the ledger has told of it, once for all requests; it holds the audit as well
-            return _not_signed(_failed(_NO_LEDGER))
+            return _not_signed(failed(_NO_LEDGER))
         except CustodyError as failure:
             self._report(failure, csr_sha256)
-            error = _failed("The CA's key cannot be used now. Nothing was issued.")
+            error = failed("The CA's key cannot be used now. Nothing was issued.")
         except Exception as failure:  # noqa: BLE001  # a bug of ours: reported in full here, told to nobody else
             self._report(failure, csr_sha256)
-            error = _failed("The agent failed. Its log says why.")
+            error = failed("The agent failed. Its log says why.")
         else:
             signed = Signed(csr_sha256, issued.root_generation, issued.chain)
             return Outcome(signed, "signed" if issued.is_new else "signed before", {"serial": issued.serial.hex()})
@@ -145,11 +146,12 @@ class Dispatch:
         try:
             self._ledger.note(Event(name, milliseconds(self._now()), fields))
         except LedgerUnavailable:
-            return _failed(_NO_LEDGER)
+            return failed(_NO_LEDGER)
         return error
 
 
-def _failed(text: str) -> Error:
+def failed(text: str) -> Error:
+    """Return the answer to a request that the agent could not carry out; it may be repeated."""
     return Error(ErrorCode.FAILED, True, FAILED_RETRY_AFTER_MS, text)
 
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
@@ -19,7 +20,7 @@ from runtime.sparse import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
 from vmi_agent.admission import Admission
-from vmi_agent.dispatch import Dispatch, Outcome
+from vmi_agent.dispatch import Dispatch, Outcome, failed
 from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
 
@@ -89,8 +90,15 @@ class AgentChannel(ChannelTransport):
                 fields = {"peer": self.peer_address, "boot_id": hello.boot_id.hex(), **shown}
                 _log.info("proxy connected", **fields)
                 self._server.note("proxy connected", **fields)
+                self._tell_of_newer_root()
             case PeerFailed(error):
                 _log.warn("proxy refused us", peer=self.peer_address, code=error.code.name, reason=error.text)
+
+    def _tell_of_newer_root(self) -> None:
+        """Say STATUS where the CA was rotated between the HELLO of this side and the peer's."""
+        now = self._server.make_hello()
+        if now.root_generation != self._hello.root_generation:
+            self.connection.tell_status(now.root_generation, self._server.crl_number)
 
     def connection_over(self, reason: str) -> None:
         for wanted in self._under_way.values():
@@ -119,7 +127,7 @@ class AgentChannel(ChannelTransport):
 
         def start() -> None:
             work = server.in_thread(server.dispatch.sign, record, csr_sha256, wanted.check)
-            work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
+            work.addErrback(_as_failed).addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(outcome: Outcome) -> None:
             server.admission.leave(question)
@@ -148,6 +156,7 @@ class AgentChannel(ChannelTransport):
 
         def start() -> None:
             work = server.in_thread(server.dispatch.ocsp, record)
+            work.addErrback(lambda failure: _as_failed(failure).answer)
             work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(answer: Answer) -> None:
@@ -211,7 +220,8 @@ class AgentServer(ServerFactory):
         self.channels: set[AgentChannel] = set()
         self.doorway = Doorway()
         self.tell_of_stranger = Sparse(self._tell_of_stranger, clock.seconds)
-        self._make_hello = make_hello
+        self.make_hello = make_hello
+        self.crl_number = 0
         self._max_channels = max_channels
         self._drained: Deferred[None] | None = None
         self._disconnected: Deferred[None] | None = None
@@ -227,12 +237,13 @@ class AgentServer(ServerFactory):
         elif not self.doorway.has_room_for(source_of(addr), self.clock.seconds()):
             reason = "too many strangers from there"
         else:
-            return AgentChannel(self, self._make_hello())
+            return AgentChannel(self, self.make_hello())
         self.tell_of_stranger("connection refused", peer=describe(addr), reason=reason)
         return None
 
     def tell_status(self, root_generation: int, crl_number: int) -> None:
         """Tell every proxy that has said HELLO that one of these changed. To be called on the reactor's thread."""
+        self.crl_number = crl_number
         for channel in self.channels:
             channel.connection.tell_status(root_generation, crl_number)
             channel.flush()
@@ -272,6 +283,12 @@ class AgentServer(ServerFactory):
         if self._disconnected is not None and not self.channels:
             disconnected, self._disconnected = self._disconnected, None
             disconnected.callback(None)
+
+
+def _as_failed(failure: Failure) -> Outcome:
+    """Answer for a worker that ended by what no code of ours raises, such as a panic in a library."""
+    _log.failure("answering failed", failure)
+    return Outcome(failed("The agent failed. Its log says why."), "not signed", {"code": ErrorCode.FAILED.name})
 
 
 def _busy() -> Error:

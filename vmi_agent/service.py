@@ -26,7 +26,7 @@ from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 from runtime.workers import Workers
-from vmi_agent.ca import authority, ca_life
+from vmi_agent.ca import authority, ca_life, ca_store
 from vmi_agent.ca.authority import Generations
 from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
@@ -145,6 +145,9 @@ class AgentApplication:
         self._ledger = ledger = Ledger(
             path, utc_now(), _tell_of_ledger
         )  # before the CA: a CA without a ledger is refused
+        if ledger.is_new and authority.exists(path):
+            _log.warn("ledger begun anew: what was issued and revoked before is forgotten; rotate the CA")
+            ledger.note(_event("ledger begun anew", {}))
         if ledger.abandoned_at_start:
             _log.warn("intents without certificate closed off", count=ledger.abandoned_at_start)
         return ledger
@@ -156,6 +159,11 @@ class AgentApplication:
             check_ca_not_missing(path)
         ephemeral = None
         if config.ephemeral_ca:
+            if authority.exists(path) and not ca_store.is_ephemeral(ca_store.directory_of(path, ca_store.newest(path))):
+                raise StartError(
+                    f"{path} holds a lasting CA, which --ephemeral-ca would replace for good. Leave the option out, or"
+                    " give another state directory."
+                )
             ephemeral = ca_life.create_ephemeral(path, config.key_type, now, ledger.note, publish_at=publish_at)
         elif not authority.exists(path):
             ca_life.refuse_while_requested(path)
@@ -219,12 +227,15 @@ class AgentApplication:
             self._server.tell_status(root_generation, crl_number)
 
     def _close(self, ledger: Ledger) -> None:
-        try:
-            ledger.note(_event("stopped", {}))
-            if self._upkeep is not None:
+        if self._upkeep is not None:  # it was started
+            try:
+                ledger.note(_event("stopped", {}))
+            except LedgerUnavailable as error:
+                _log.warn("the audit does not tell of this stop", reason=str(error))
+            try:
                 self._upkeep.write_anchor()
-        except (LedgerUnavailable, OSError) as error:
-            _log.warn("the audit does not tell of this stop", reason=str(error))
+            except (LedgerUnavailable, OSError) as error:
+                _log.warn("audit not anchored", reason=str(error))
         ledger.close()
 
 

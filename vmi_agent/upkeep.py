@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from runtime.errors import ConfigError
 from vmi_agent.ca.authority import Generations
@@ -25,6 +26,7 @@ from vmi_agent.status.publishing import Publishing
 PRUNE_EVERY = timedelta(hours=1)
 WARN_BEFORE_END = timedelta(days=90)
 WARN_EVERY = timedelta(days=1)
+TELL_AGAIN = timedelta(hours=1)
 
 _log = Logger()
 
@@ -88,8 +90,8 @@ class Upkeep:
         Returns:
             The root generation and the number of the newest CRL, as proxies are told them.
         """
+        self._try("CRL not made", self._refresh_lists)  # first: it takes in what was revoked
         self._try("new generation of the CA not usable", self._look_for_newer)
-        self._try("CRL not made", self._refresh_lists)
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
         self._warn_of_end()
@@ -99,9 +101,14 @@ class Upkeep:
         try:
             work()
         except (CustodyError, LedgerUnavailable, OSError) as error:
+            if self._told.get(what) != str(error) or self._is_due(what, TELL_AGAIN):
+                self._told[what] = str(error)
+                self._due[what] = self._now() + TELL_AGAIN
+                _log.warn(what, reason=str(error))
+        except Exception as error:  # noqa: BLE001  # a bug of ours keeps no other work from being done
             if self._told.get(what) != str(error):
                 self._told[what] = str(error)
-                _log.warn(what, reason=str(error))
+                _log.failure(what, Failure(error))
         else:
             if self._told.pop(what, None) is not None:
                 _log.info("works again", what=what)
@@ -115,6 +122,7 @@ class Upkeep:
 
     def _look_for_newer(self) -> None:
         if self._generations.look_for_newer():
+            self._refresh_lists()  # the new one's CRL is there when the first of its leaves is
             _log.info("CA rotated", root_generation=self._generations.current.generation)
 
     def _refresh_lists(self) -> None:

@@ -8,7 +8,8 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -45,19 +46,18 @@ def back_up(state_dir: Path, target: Path, now: datetime) -> str:
     """
     if target.exists():
         raise StartError(f"{target} exists already. Nothing was changed.")
+    if not target.parent.is_dir():
+        raise StartError(f"there is no directory {target.parent}. Make it, or give another target.")
     # Nobody changes the CA meanwhile, so that ledger and CA are of one time.
-    with ca_store.locked(state_dir), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as temporary:
+    partial = target.with_name(f".{target.name}.partial")
+    with ca_store.locked(state_dir), _emptied(partial) as temporary:
         files = _files(state_dir)
         with writing(state_dir) as connection:
             fields = {"files_sha256": _digest_of_all(files)}
             audit.append(connection, [Event(_MADE, int(now.timestamp() * 1000), fields)])
-        copy = Path(temporary) / FILE_NAME
-        source = sqlite3.connect(state_dir / FILE_NAME)
-        try:
-            source.execute("VACUUM INTO ?", (str(copy),))
-        finally:
-            source.close()
-        tar = Path(temporary) / "backup.tar"
+        copy = temporary / FILE_NAME
+        _copy_ledger(state_dir / FILE_NAME, copy)
+        tar = temporary / "backup.tar"
         with open(os.open(tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w") as archive:
                 archive.add(copy, FILE_NAME)
@@ -102,6 +102,33 @@ def restore(source: Path, state_dir: Path, now: datetime) -> None:
         if staging.exists():
             shutil.rmtree(staging)
     sync_directory(state_dir.parent)
+
+
+@contextmanager
+def _emptied(directory: Path) -> Iterator[Path]:
+    """Give an empty directory for this user alone, which is gone afterwards.
+
+    Its name is always the same, so that what a killed backup left there, keys among it, is gone with the next one.
+    """
+    if directory.is_symlink() or directory.is_file():
+        raise StartError(f"{directory} is in the way. Remove it.")
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _copy_ledger(ledger: Path, copy: Path) -> None:
+    source = sqlite3.connect(ledger)
+    try:
+        source.execute("VACUUM INTO ?", (str(copy),))
+    except sqlite3.Error as error:
+        raise StartError(f"the ledger cannot be copied to {copy.parent.parent}: {error}. Is there room?") from error
+    finally:
+        source.close()
 
 
 def _files(state_dir: Path) -> dict[str, bytes]:

@@ -46,6 +46,7 @@ def ca_init(state_dir: Path, key_type: str, access: Access) -> None:
     lock = state_directory.claim(state_dir)
     if authority.exists(state_dir):
         raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
+    ca_life.refuse_while_requested(state_dir)
     _make_ledger(state_dir)  # before the CA: a CA without a ledger is refused
     root = ca_life.create(state_dir, key_type, access, utc_now(), noting(state_dir))
     lock.release()
@@ -106,6 +107,8 @@ def ca_import(state_dir: Path, key: Path, import_passphrase_file: Path | None, c
         lock = state_directory.claim(state_dir)
         _make_ledger(state_dir)
         lock.release()
+    if passphrase is not None and access.passphrase is None:
+        raise ConfigError("the key is encrypted: give --key-passphrase-file for how it is to be kept here")
     key_pem, chain_pem, now = read_secret(key), chain.read_bytes(), utc_now()
     certificate = ca_life.import_ca(state_dir, key_pem, passphrase, chain_pem, access, now, noting(state_dir))
     click.echo(f"CA imported: {_name(certificate)}")
@@ -122,6 +125,8 @@ def ca_csr(state_dir: Path, key_type: str, common_name: str, access: Access) -> 
 
     Example: vmi-agent ca csr --state-dir /var/lib/vmi-agent > issuing-ca.csr
     """
+    if not 1 <= len(common_name) <= 64 or not common_name.isprintable():
+        raise ConfigError("--common-name is to have 1 to 64 printable characters")
     if not authority.exists(state_dir):
         lock = state_directory.claim(state_dir)
         _make_ledger(state_dir)

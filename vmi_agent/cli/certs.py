@@ -14,6 +14,7 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.cli.groups import as_json, iso, main, print_json_array, print_record, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
@@ -148,8 +149,11 @@ def certs_revoke(state_dir: Path, serial: str, reason: str) -> None:
     """
     with writing(state_dir) as connection:
         octets = listing.find(connection, serial).serial
+        generation = listing.find(connection, serial).root_generation
         revocation.revoke(connection, octets, Reason[reason], milliseconds(utc_now()), _operator())
     click.echo(f"revoked: {octets.hex()} ({reason})")
+    if ca_store.is_ephemeral(ca_store.directory_of(state_dir, generation)) and generation != ca_store.newest(state_dir):
+        click.echo("Its CA was ephemeral and is gone: no CRL and no OCSP answer can tell of this.", err=True)
 
 
 @certs.command("release")

@@ -130,8 +130,9 @@ def parse(pem: bytes, passphrase: bytes | None, what: str, option: str = "--key-
             " vmi-agent ca encrypt"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        wrong = "" if passphrase is None else ", or its passphrase is another one"
-        raise CustodyError(f"{what} is not a private key in PEM (PKCS#8){wrong}") from error
+        if b"BEGIN ENCRYPTED PRIVATE KEY" in pem and passphrase is not None:
+            raise CustodyError(f"{what} is encrypted with another passphrase than the one given") from error
+        raise CustodyError(f"{what} is not a private key in PEM (PKCS#8)") from error
     return FileCustody(key)  # type: ignore[arg-type]  # a kind that cannot sign is refused there
 
 

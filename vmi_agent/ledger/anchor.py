@@ -4,13 +4,15 @@ An anchor is one line of JSON: `{"at":"2026-11-23T12:00:00Z","last_id":17,"hash"
 """
 
 import json
-import logging
-import logging.handlers
 import os
+import socket
 from datetime import datetime
 from pathlib import Path
 
 from vmi_agent.ledger.audit import START, Head
+
+SYSLOG_TIMEOUT_S = 1.0
+_AUTHPRIV_INFO = 10 * 8 + 6  # facility and severity (RFC 3164, 4.1.1)
 
 
 class AnchorRefused(Exception):
@@ -29,10 +31,13 @@ def append_to_file(path: Path, line: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(f"--anchor-file {path}: {error.strerror}") from error
 
 
 def send_to_syslog(address: str, line: str) -> None:
@@ -45,18 +50,19 @@ def send_to_syslog(address: str, line: str) -> None:
         OSError: it cannot be sent.
     """
     host, _, port = address.rpartition(":")
-    target: str | tuple[str, int] = address if address.startswith("/") else (host, int(port))
-    handler = _Syslog(address=target, facility=logging.handlers.SysLogHandler.LOG_AUTHPRIV)
+    line = f"<{_AUTHPRIV_INFO}>vmi-agent: audit anchor {line}"
     try:
-        handler.ident = "vmi-agent: "
-        handler.emit(logging.LogRecord("audit", logging.INFO, "", 0, f"audit anchor {line}", None, None))
-    finally:
-        handler.close()
-
-
-class _Syslog(logging.handlers.SysLogHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise  # called where an exception is at hand, which logging would print and forget
+        if address.startswith("/"):
+            target: str | tuple[str, int] = address
+            family = socket.AF_UNIX
+        else:
+            family, _, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]  # type: ignore[assignment]  # of the same family
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(SYSLOG_TIMEOUT_S)  # a daemon that does not read stops nothing else
+            sender.connect(target)
+            sender.send(line.encode())
+    except OSError as error:
+        raise OSError(f"--anchor-syslog {address}: {error.strerror or error}") from error
 
 
 def is_syslog_address(address: str) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Head, Row
 from vmi_agent.ledger.audited_ledger import AuditBroken, AuditedLedger
-from vmi_agent.ledger.ledger_schema import reason
+from vmi_agent.ledger.ledger_schema import reason, strangers_in
 
 NO_ANCHORS: Mapping[int, bytes] = MappingProxyType({})
 
@@ -29,6 +29,8 @@ def verify(connection: Connection, anchors: Mapping[int, bytes] = NO_ANCHORS) ->
         AuditBroken: something is not as it was written.
     """
     try:
+        for name in strangers_in(connection):
+            raise AuditBroken(f"the ledger holds {name!r}, a trigger or view that no agent made")
         ledger = AuditedLedger(connection)
         end = _verify_chain(connection, anchors, ledger)
         ledger.finish()

@@ -155,13 +155,15 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     for intent in intents:
         token = intent.idempotency_token
         known = by_token.get(token) if token else None
-        earlier = known or by_digest.get(intent.request_digest)
+        # A key's certificate that may not be given again does not hide the one that the same CSR got since.
+        candidates = (known, by_digest.get((intent.request_digest, intent.root_generation)))
+        earlier = next((each for each in candidates if each is not None and _may_be_answered_again(each, intent)), None)
         serial = intent.serial
         csr_of_token = known.csr_sha256 if known else taken.get(token or b"", intent.csr_sha256)
         if csr_of_token != intent.csr_sha256:
             outcomes.append(Conflict())
             continue
-        if earlier is not None and _may_be_answered_again(earlier, intent):
+        if earlier is not None:
             outcomes.append(AlreadyIssued(earlier.serial, earlier.tbs, earlier.signature))
             serial = earlier.serial
         else:
@@ -185,16 +187,19 @@ def _may_be_answered_again(row: Any, intent: Intent) -> bool:
     return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
 
 
-def _recently_issued(connection: Connection, intents: Sequence[Intent]) -> dict[bytes, Any]:
-    """Return the newest certificate for each same requester and CSR within the replay window, by request digest."""
+def _recently_issued(connection: Connection, intents: Sequence[Intent]) -> dict[tuple[bytes, int], Any]:
+    """Return the newest certificate for each same requester and CSR within the replay window, of each generation.
+
+    By request digest and root generation.
+    """
     since = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
     rows = connection.execute(
         select(issuance)
         .where(issuance.c.request_digest.in_([intent.request_digest for intent in intents]))
         .where(issuance.c.recorded_ms > since, issuance.c.status == ISSUED, issuance.c.reason.is_(None))
-        .order_by(issuance.c.recorded_ms)
+        .order_by(issuance.c.id)
     )
-    return {row.request_digest: row for row in rows}
+    return {(row.request_digest, row.root_generation): row for row in rows}
 
 
 def _known_tokens(connection: Connection, intents: Sequence[Intent]) -> dict[bytes, Any]:

@@ -28,7 +28,7 @@ from vmi_agent.errors import LedgerUnavailable
 
 FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 2
-BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 2.0
 
 metadata = MetaData()
 
@@ -128,6 +128,12 @@ def _is_on_read_only_medium(path: Path) -> bool:
     return is_read_only and not path.with_name(path.name + "-wal").exists()
 
 
+def strangers_in(connection: Connection) -> list[str]:
+    """Return what does something by itself in the ledger's file and is not ours: the names of triggers and views."""
+    found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index')")
+    return [str(row.name) for row in found]
+
+
 def prepare(connection: Connection) -> bool:
     """Make the tables where they are not there yet, and bring those of version 1 up to date.
 
@@ -140,6 +146,8 @@ def prepare(connection: Connection) -> bool:
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version not in (0, 1, SCHEMA_VERSION):
         raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
+    if strangers_in(connection):
+        raise LedgerUnavailable("it holds triggers or views, which no agent made. Restore it from a backup.")
     if version == 1:
         for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
             connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
@@ -201,7 +209,7 @@ def check_not_missing(state_dir: Path) -> None:
     if not path.exists():
         raise LedgerUnavailable(
             f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
-            f" or begin an empty one: touch {path}"
+            f" or begin an empty one, which forgets every revocation, and rotate the CA then: touch {path}"
         )
 
 

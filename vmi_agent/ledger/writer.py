@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +52,7 @@ class Ledger:
         tell: hears once, in the writer's thread, that it cannot be written and why, and of None once it can again.
 
     Attributes:
+        is_new: nothing was in it.
         abandoned_at_start: how many intents an earlier process left without a signature.
 
     Raises:
@@ -63,6 +65,13 @@ class Ledger:
         self._tell = tell
         self._told = ""
         self._path = state_dir / FILE_NAME
+        try:
+            # This user's alone, whoever made it and however; what SQLite puts beside it gets the same mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._path.chmod(0o600)
+            self.is_new = self._path.stat().st_size == 0
+        except OSError as error:
+            raise LedgerUnavailable(f"ledger {self._path}: {error.strerror}") from error
         self._engine = open_ledger(self._path, for_writing=True)
         try:
             with self._engine.begin() as connection:
@@ -157,8 +166,8 @@ class Ledger:
         while open_for_more:
             jobs, open_for_more = self._take_jobs()
             joined = [job for job in jobs if not callable(job[0])]
-            if joined:
-                self._commit(joined)
+            if joined and not self._commit(joined):
+                open_for_more = self._fail_queued() and open_for_more
             for work, future in jobs:
                 if callable(work):
                     self._commit_alone(work, future)
@@ -177,7 +186,21 @@ class Ledger:
                 return jobs, True
         return jobs, False
 
-    def _commit(self, jobs: Sequence[_Job]) -> None:
+    def _fail_queued(self) -> bool:
+        """Fail what has piled up behind a write that failed: each would wait as long for the same; False at the end."""
+        failed: list[Future[Any]] = []
+        open_for_more = True
+        with suppress(queue.Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is None:
+                    open_for_more = False
+                    break
+                failed.append(job[1])
+        _fail(failed, LedgerUnavailable(self._told))
+        return open_for_more
+
+    def _commit(self, jobs: Sequence[_Job]) -> bool:
         signatures = [job[0] for job in jobs if isinstance(job[0], Signature)]
         intents = [job[0] for job in jobs if isinstance(job[0], Intent)]
         events = [job[0] for job in jobs if isinstance(job[0], Event)]
@@ -193,9 +216,10 @@ class Ledger:
             outcomes = iter(self._transact(change))
         except LedgerUnavailable as error:
             _fail((future for _, future in jobs), error)
-            return
+            return False
         for work, future in jobs:
             future.set_result(next(outcomes) if isinstance(work, Intent) else None)
+        return True
 
     def _commit_alone(self, change: _Change, future: Future[Any]) -> None:
         try:

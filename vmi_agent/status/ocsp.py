@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from sqlalchemy import Connection, select
 
+from protocol import der
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
@@ -215,11 +216,18 @@ def _nonce_of(request: ocsp.OCSPRequest) -> x509.OCSPNonce | None:
 
 def _names_of(issuer: x509.Certificate) -> list[tuple[str, bytes, bytes]]:
     """Return what requests may name an issuer by: hashes over its name and its key (RFC 6960, 4.1.1)."""
-    named = []
-    for algorithm in _HASHES:
-        request = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build()
-        named.append((algorithm.name, request.issuer_name_hash, request.issuer_key_hash))
-    return named
+    name = issuer.subject.public_bytes()
+    key_info = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    # The bits of the key, without their tag, length and count of unused bits.
+    _, start, end = der.read(der.children(key_info)[1])
+    key = der.children(key_info)[1][start + 1 : end]
+    return [(each.name, _hash(each, name), _hash(each, key)) for each in _HASHES]
+
+
+def _hash(algorithm: hashes.HashAlgorithm, octets: bytes) -> bytes:
+    digest = hashes.Hash(algorithm)
+    digest.update(octets)
+    return digest.finalize()
 
 
 def _unsuccessful(status: ocsp.OCSPResponseStatus) -> OcspAnswer:

@@ -114,8 +114,9 @@ class Publishing:
         Raises:
             LedgerUnavailable, CustodyError: a CRL that is due was not made; the next call tries again.
         """
-        if len(self._certificates) != len(self._generations.all()):
-            self._certificates = _certificates_of(self._generations.all())
+        authorities = self._generations.all()
+        if [authority.generation for authority in authorities] != list(self._certificates):
+            self._certificates = _certificates_of(authorities)
         changed = self._take_in_changes()
         if changed:
             forget(changed)
@@ -186,6 +187,5 @@ def _certificates_of(generations: Sequence[Authority]) -> dict[int, Publication]
     for authority in generations:
         certificates = [*authority.certificates, *(each for each in crosses if each.subject == authority.root.subject)]
         der = pkcs7.serialize_certificates(certificates, serialization.Encoding.DER)
-        # Certificates are only ever added: with the next root comes its cross-certificate for this one.
-        published[authority.generation] = Publication(der, len(certificates), 0)
+        published[authority.generation] = Publication(der, int.from_bytes(sha256(der).digest()[:8]) or 1, 0)
     return published
