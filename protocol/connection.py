@@ -115,6 +115,11 @@ class Connection:
         self._outgoing.clear()
         return data
 
+    @property
+    def octets_to_send(self) -> int:
+        """How many octets `data_to_send` would return."""
+        return len(self._outgoing)
+
     def next_event(self) -> Event | None:
         """Return what the peer's octets mean, one event at a time, or None until more octets come.
 

@@ -34,6 +34,8 @@ from runtime.unix_peer import stranger_at
 
 # How long a peer that broke the protocol may take to read the ERROR that tells it so.
 LAST_WORD_S = 1.0
+# So many octets of answers are written before the next event is taken, however much was read at once.
+WRITE_AT_ONCE = 128 * 1024
 
 _log = Logger()
 
@@ -88,6 +90,7 @@ class ChannelTransport(Protocol, ABC):
         self._hello = hello
         self._timeouts = timeouts
         self._timer: IDelayedCall | None = None
+        self._paused = False
 
     @abstractmethod
     def event_received(self, event: Event) -> None:
@@ -137,9 +140,16 @@ class ChannelTransport(Protocol, ABC):
         if connection.closed:
             return
         connection.receive_data(data, self.clock.seconds())
+        self._take_events()
+
+    def _take_events(self) -> None:
+        """Act on what was received, as long as the peer takes what it is sent."""
+        connection = self.connection
         try:
-            while (event := connection.next_event()) is not None:
+            while not self._paused and (event := connection.next_event()) is not None:
                 self.event_received(event)
+                if connection.octets_to_send > WRITE_AT_ONCE:
+                    self.flush()  # upon which the transport may say that it is enough
         except RemoteProtocolError as error:
             self._give_up(error)
             return
@@ -153,12 +163,17 @@ class ChannelTransport(Protocol, ABC):
         self.connection_over(failure_text(self.transport, reason))
 
     def pauseProducing(self) -> None:
-        """The peer does not read: stop reading from it."""
+        """The peer does not read: stop reading from it, and acting on what it sent."""
+        self._paused = True
         self.wire.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The peer reads again."""
-        self.wire.resumeProducing()
+        """The peer reads again: go on with what it sent before, then with what it sends."""
+        self._paused = False
+        if not self.connection.closed:
+            self._take_events()
+        if not self._paused:
+            self.wire.resumeProducing()
 
     def stopProducing(self) -> None:
         """The transport is closing; `connectionLost` follows."""

@@ -149,3 +149,14 @@ def edge_in(
     site = ExchangeSite(edge, is_anonymous=is_anonymous)
     site.doStart()
     return TestEdge(clock, accounts, sessions, site)
+
+
+class NarrowTransport(StringTransport):
+    """A transport that takes so much and then tells its producer to wait, as a socket's does."""
+
+    def write(self, data: bytes) -> None:
+        """Take it, and say where it was enough."""
+        super().write(data)
+        if len(self.value()) > 65_536:
+            assert self.producer is not None
+            self.producer.pauseProducing()

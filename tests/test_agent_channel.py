@@ -15,6 +15,7 @@ from agents import Time, open_agent, request
 from conftest import LogWatch
 from cryptography import x509
 from csrs import make_csr
+from edges import NarrowTransport
 from octets import AGENT_HELLO, ASKER_HELLO, VECTORS, encode, frame, hello_for, sent_records
 from processes import Process, port_of, run, start_agent
 from raw_asker import PATIENCE_S, RawAsker
@@ -301,3 +302,29 @@ def test_agent_at_its_limit_of_ocsp(tmp_path: Path) -> None:
         assert len(working) == OCSP_AT_ONCE + 1
         channel.connectionLost()
         working[1].callback(response)  # nobody is there to be told
+
+
+def test_agent_answers_at_the_pace_of_the_reader(tmp_path: Path) -> None:
+    """Requests that one read brings are answered as far as the peer takes answers, the rest once it takes more."""
+    count = 3_000
+    with open_agent(tmp_path, Time()) as agent:
+        server = server_of(agent.dispatch, replace(AGENT_HELLO, window=10))
+        transport: StringTransport = NarrowTransport()
+        channel = server.buildProtocol(transport.getPeer())
+        assert channel is not None
+        channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
+        channel.dataReceived(encode(ASKER_HELLO))
+        transport.clear()
+
+        channel.dataReceived(b"".join(encode(GetChain(1000), number) for number in range(1, count + 1)))
+        looks, answered = 0, 0
+        while answered < count:
+            octets = transport.value()
+            assert 0 < len(octets) < 512 * 1024
+            answered += len(sent_records(octets))
+            transport.clear()
+            channel.resumeProducing()
+            looks += 1
+
+        assert looks > 3
+        channel.connectionLost()

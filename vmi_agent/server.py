@@ -70,6 +70,10 @@ class AgentChannel(ChannelTransport):
         super().dataReceived(data)
         self._server.look_whether_drained()
 
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self._server.look_whether_drained()
+
     def event_received(self, event: Event) -> None:
         match event:
             case RequestReceived(request_id, SignCsr() as record):

@@ -14,6 +14,7 @@ from vmi_agent.ledger import audit as audit_rows
 from vmi_agent.ledger.audit import Event, Row
 from vmi_agent.ledger.audited_ledger import AuditBroken
 from vmi_agent.ledger.ledger_schema import reading, writing
+from vmi_agent.ledger.listing import PAGE
 
 
 @main.group()
@@ -54,7 +55,9 @@ def audit_tail(state_dir: Path, lines: int) -> None:
 
     Example: vmi-agent audit tail --state-dir /var/lib/vmi-agent --lines 50
     """
-    for row in _rows(state_dir, lines):
+    with reading(state_dir) as connection:
+        last_rows = list(audit_rows.rows(connection, last=lines))
+    for row in last_rows:
         at, event, fields = _readable(row)
         # As JSON: what somebody was called stays on its line, and moves no cursor.
         told = "  ".join(f"{name}={json.dumps(value, ensure_ascii=True)}" for name, value in fields.items())
@@ -69,7 +72,7 @@ def audit_export(state_dir: Path) -> None:
 
     Example: vmi-agent audit export --state-dir /var/lib/vmi-agent > audit.jsonl
     """
-    for row in _rows(state_dir, None):
+    for row in _all_rows(state_dir):
         at, event, fields = _readable(row)
         record = {"id": row.id, "at": at, "event": event, "fields": fields, "hash": row.hash.hex()}
         click.echo(json.dumps(record, ensure_ascii=False))
@@ -91,9 +94,16 @@ def audit_accept_clock(state_dir: Path) -> None:
     click.echo(f"accepted: it is {iso(now)}, whatever was written until {iso(last)}")
 
 
-def _rows(state_dir: Path, last: int | None) -> Iterator[Row]:
-    with reading(state_dir) as connection:
-        yield from audit_rows.rows(connection, last=last)
+def _all_rows(state_dir: Path) -> Iterator[Row]:
+    """Yield all rows, a page at a time: a look that stays open keeps SQLite's log from being emptied."""
+    last_id = -1
+    while True:
+        with reading(state_dir) as connection:
+            page = list(audit_rows.rows(connection, after=last_id, limit=PAGE))
+        yield from page
+        if len(page) < PAGE:
+            return
+        last_id = page[-1].id
 
 
 def _readable(row: Row) -> tuple[str, str, dict[str, object]]:

@@ -1,6 +1,8 @@
 """Custody in a file: PKCS#8 in PEM, mode 0600, readable by its owner alone."""
 
+import base64
 import re
+import textwrap
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.algorithms import hash_of
+from vmi_agent.custody.pkcs8 import encrypt
 
 _HASHES_ITSELF = (ed25519.Ed25519PrivateKey, mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey, mldsa.MLDSA87PrivateKey)
 
@@ -89,10 +92,14 @@ def store(key: CertificateIssuerPrivateKeyTypes, path: Path, passphrase: bytes |
 
 def to_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
     """Return the key as PKCS#8 in PEM, encrypted where there is a passphrase."""
-    encryption = (
-        serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
-    )
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    clear, pkcs8 = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
+    if passphrase is None:
+        return key.private_bytes(serialization.Encoding.PEM, pkcs8, clear)
+    encrypted = encrypt(key.private_bytes(serialization.Encoding.DER, pkcs8, clear), passphrase)
+    lines = textwrap.wrap(base64.b64encode(encrypted).decode(), 64)
+    return "\n".join(
+        ["-----BEGIN ENCRYPTED PRIVATE KEY-----", *lines, "-----END ENCRYPTED PRIVATE KEY-----", ""]
+    ).encode()
 
 
 def load(path: Path, passphrase: bytes | None) -> FileCustody:

@@ -98,12 +98,17 @@ def last_fields(connection: Connection, name: str) -> Mapping[str, Any]:
     return fields
 
 
-def rows(connection: Connection, *, last: int | None = None) -> Iterator[Row]:
-    """Yield all rows, or so many of the last ones, in the order of their writing."""
+def rows(
+    connection: Connection, *, last: int | None = None, after: int | None = None, limit: int = -1
+) -> Iterator[Row]:
+    """Yield all rows, or so many of the last ones, or so many after one, in the order of their writing."""
     # As octets: a text that is not UTF-8 any more is to be told, not to end the reading. None for another type.
     columns = f"SELECT id, at_ms, {_octets('event', 'text')}, {_octets('fields', 'text')}, {_octets('hash', 'blob')}"
     columns += " FROM audit"
-    if last is None:
+    if after is not None:
+        found = connection.exec_driver_sql(f"{columns} WHERE id > ? ORDER BY id LIMIT ?", (after, limit)).all()
+        yield from (Row(*row) for row in found)
+    elif last is None:
         yield from (Row(*row) for row in connection.exec_driver_sql(f"{columns} ORDER BY id"))
     else:
         found = connection.exec_driver_sql(f"{columns} ORDER BY id DESC LIMIT ?", (last,)).all()

@@ -17,6 +17,7 @@ from vmi_agent.status.revocation import Reason
 
 STATUSES = ("valid", "expired", "revoked", "on-hold")
 PRUNE_BATCH = 500
+PAGE = 500
 
 
 class NoSuchCertificate(Exception):
@@ -54,16 +55,27 @@ class Filter:
 def list_certificates(state_dir: Path, wanted: Filter, now: datetime) -> Iterator[Any]:
     """Yield the rows of issued certificates, oldest first.
 
+    They are read a page at a time: a look that stays open, such as in a pager, would keep SQLite's log from being
+    emptied, and it would grow with all that is signed meanwhile.
+
     Raises:
         LedgerUnavailable: there is no ledger, or it cannot be read.
         NoSuchCertificate: there is none with the serial number `wanted.after`.
     """
-    with reading(state_dir) as connection:
-        statement = select(issuance).where(issuance.c.status == ISSUED, *_conditions(wanted, now))
-        if wanted.after is not None:
-            last = find(connection, wanted.after)
-            statement = statement.where(issuance.c.id > last.id)
-        yield from connection.execute(statement.order_by(issuance.c.id).limit(wanted.limit))
+    last_id, left = 0, wanted.limit
+    if wanted.after is not None:
+        last_id = find_certificate(state_dir, wanted.after).id
+    conditions = [issuance.c.status == ISSUED, *_conditions(wanted, now)]
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        with reading(state_dir) as connection:
+            statement = select(issuance).where(*conditions, issuance.c.id > last_id)
+            page = connection.execute(statement.order_by(issuance.c.id).limit(size)).all()
+        yield from page
+        if len(page) < size:
+            return
+        last_id = page[-1].id
+        left = None if left is None else left - size
 
 
 def find_certificate(state_dir: Path, serial: str) -> Any:
