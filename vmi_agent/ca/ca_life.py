@@ -101,7 +101,18 @@ def rotate(
             if _allows_ca_below(old):
                 new_with_old = cross_certificate(root, authority.issuer_of(old), old_custody, now)
                 ca_store.write_certificates(staging / ca_store.NEW_WITH_OLD_FILE, [new_with_old])
-        note(_event("ca rotated", now, root))
+        crosses = [
+            {
+                "issuer": cross.issuer.rfc4514_string(),
+                "subject": _name(cross),
+                "serial": f"{cross.serial_number:034x}",
+                "certificate_sha256": cross.fingerprint(hashes.SHA256()).hex(),
+            }
+            for name in (ca_store.NEW_WITH_OLD_FILE, ca_store.OLD_WITH_NEW_FILE)
+            if (staging / name).exists()
+            for cross in ca_store.read_certificates(staging / name)
+        ]
+        note(_event("ca rotated", now, root, cross_certificates=crosses))
         finish()
     return root
 
@@ -245,9 +256,9 @@ def _allows_ca_below(root: x509.Certificate) -> bool:
     return root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length != 0
 
 
-def _event(name: str, now: datetime, certificate: x509.Certificate) -> Event:
-    fields = {"subject": _name(certificate), "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex()}
-    return Event(name, int(now.timestamp() * 1000), fields)
+def _event(name: str, now: datetime, certificate: x509.Certificate, **more: object) -> Event:
+    told = {"subject": _name(certificate), "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex()}
+    return Event(name, int(now.timestamp() * 1000), told | more)
 
 
 def _name(certificate: x509.Certificate) -> str:
