@@ -19,7 +19,7 @@ from edges import NarrowTransport
 from octets import AGENT_HELLO, ASKER_HELLO, VECTORS, encode, frame, hello_for, sent_records
 from processes import Process, port_of, run, start_agent
 from raw_asker import PATIENCE_S, RawAsker
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -327,4 +327,40 @@ def test_agent_answers_at_the_pace_of_the_reader(tmp_path: Path) -> None:
             looks += 1
 
         assert looks > 3
+        channel.connectionLost()
+
+
+def test_agent_whose_root_changes_before_the_peers_hello(tmp_path: Path) -> None:
+    """A proxy that was told the old generation in HELLO is told the new one as soon as it can be."""
+    with open_agent(tmp_path, Time()) as agent:
+        hellos = [AGENT_HELLO, replace(AGENT_HELLO, root_generation=AGENT_HELLO.root_generation + 1)]
+        server = AgentServer(Clock(), agent.dispatch, lambda: hellos[0], Deferred, max_requests=1)
+        transport = StringTransport()
+        channel = server.buildProtocol(transport.getPeer())
+        assert channel is not None
+        channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
+        hellos.pop(0)
+        transport.clear()
+        channel.dataReceived(encode(ASKER_HELLO))
+
+        assert sent_records(transport.value()) == [(0, Status(AGENT_HELLO.root_generation + 1, 0))]
+        channel.connectionLost()
+
+
+def test_agent_whose_worker_ends_by_a_panic(tmp_path: Path, log_watch: LogWatch) -> None:
+    """Whatever ends a worker, the request is answered, and its place is free for the next one."""
+    log_watch.expect_error("answering failed")
+    with open_agent(tmp_path, Time()) as agent:
+        server = server_of(agent.dispatch, AGENT_HELLO, lambda *_: fail(KeyboardInterrupt()))
+        channel, transport = connected(server)
+        for number in (1, 2):
+            channel.dataReceived(encode(request(make_csr()), number))
+        channel.dataReceived(encode(GetOcsp(1000, b"0"), 3))
+
+        assert [(number, code_of(answer)) for number, answer in sent_records(transport.value())] == [
+            (1, "FAILED"),
+            (2, "FAILED"),
+            (3, "FAILED"),
+        ]
+        assert (server.admission.admitted, server.ocsp_admission.admitted) == (0, 0)
         channel.connectionLost()

@@ -147,7 +147,7 @@ def test_anchor_goes_to_syslog(tmp_path: Path, kind: str) -> None:
 
 
 def test_anchor_that_cannot_be_written(tmp_path: Path) -> None:
-    """An agent whose anchors go nowhere serves, and says so once."""
+    """An agent whose anchors go nowhere serves, and says so once, and once more when it stops."""
     nowhere = ("--anchor-file", str(tmp_path), "--anchor-period-s", "1", "--key-type", "p256")
     done = run("vmi-agent", "serve", "--listen", "tcp:0:interface=127.0.0.1", "--state-dir", str(tmp_path), *nowhere)
     assert done.returncode == 2
@@ -158,7 +158,23 @@ def test_anchor_that_cannot_be_written(tmp_path: Path) -> None:
             asker.ask(request(make_csr()))
             assert len(asker.answers(1)) == 1
         assert agent.stop() == 0
-    assert sum("audit not anchored" in line for line in agent.lines) == 1
+    assert sum("audit not anchored" in line for line in agent.lines) == 2
+    assert not any("does not tell of this stop" in line for line in agent.lines)
+
+
+def send_many(address: str) -> None:
+    """Send more anchors than any queue holds."""
+    for _ in range(100_000):
+        anchor.send_to_syslog(address, "line")
+
+
+def test_syslog_daemon_that_does_not_read(tmp_path: Path) -> None:
+    """Once its queue is full an anchor is an error after a moment, and holds up nothing else for long."""
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        with pytest.raises(OSError, match=f"--anchor-syslog {path}"):
+            send_many(path)
 
 
 @pytest.mark.parametrize("address", ["", "log", "host", ":514", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000"])

@@ -168,13 +168,25 @@ def test_backup_without_its_source(tmp_path: Path, command: list[str]) -> None:
     assert names(tmp_path) == set()
 
 
+def test_backup_after_one_that_was_killed(tmp_path: Path, backup: Path) -> None:
+    """What a killed backup left, keys among it, is gone with the next one to the same place."""
+    target = tmp_path / "next.tar"
+    left = tmp_path / ".next.tar.partial"
+    left.mkdir()
+    (left / "backup.tar").write_text("a key")
+    done = run("vmi-agent", "backup", "--state-dir", str(tmp_path / "agent"), str(target))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not left.exists()
+
+
 def test_backup_into_no_directory(tmp_path: Path, backup: Path) -> None:
     """Where the target's directory is not there, that is told in a line."""
     target = tmp_path / "absent" / "backup.tar"
     done = run("vmi-agent", "backup", "--state-dir", str(tmp_path / "agent"), str(target))
 
     assert done.returncode == 1
-    assert "No such file or directory" in done.stderr
+    assert "there is no directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert backup.exists()
 

@@ -101,14 +101,23 @@ def test_start_without_the_ephemeral_key(tmp_path: Path) -> None:
 
 
 def test_ephemeral_ca_of_a_kind_of_key(tmp_path: Path) -> None:
-    """--key-type goes with it; generations that last are kept beside it."""
+    """--key-type goes with it."""
+    listen = ["--listen", "tcp:0:interface=127.0.0.1"]
+    with Process("vmi-agent", "serve", "--state-dir", str(tmp_path), *listen, EPHEMERAL, "--key-type", "p256") as agent:
+        agent.wait_for("ready", root_generation=1)
+        assert agent.stop() == 0
+
+    assert stored(tmp_path, 1, ca_store.ROOT_FILE).signature_algorithm_oid._name == "ecdsa-with-SHA256"
+    assert sorted(each.name for each in (tmp_path / "ca" / "1").iterdir()) == ["ephemeral", "root.pem"]
+
+
+def test_ephemeral_ca_never_replaces_a_lasting_one(tmp_path: Path) -> None:
+    """An option that was left in a unit file does not end a CA that is to last."""
     done = run("vmi-agent", "ca", "init", "--state-dir", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     listen = ["--listen", "tcp:0:interface=127.0.0.1"]
-    with Process("vmi-agent", "serve", "--state-dir", str(tmp_path), *listen, EPHEMERAL, "--key-type", "p256") as agent:
-        agent.wait_for("ready", root_generation=2)
-        assert agent.stop() == 0
+    with Process("vmi-agent", "serve", "--state-dir", str(tmp_path), *listen, EPHEMERAL) as agent:
+        assert "would replace for good" in agent.wait_for("cannot start")["reason"]
+        assert agent.wait() == 1
 
-    assert stored(tmp_path, 2, ca_store.ROOT_FILE).signature_algorithm_oid._name == "ecdsa-with-SHA256"
-    assert (tmp_path / "ca" / "1" / "key.pem").exists()
-    assert sorted(each.name for each in (tmp_path / "ca" / "2").iterdir()) == ["ephemeral", "root.pem"]
+    assert ca_store.generations(tmp_path) == [1]

@@ -214,7 +214,7 @@ def test_import_encrypts_the_key(tmp_path: Path) -> None:
     ("passphrase", "given", "told"),
     [
         (ITS_OWN, None, "is encrypted. Give its passphrase: --import-passphrase-file"),
-        (ITS_OWN, b"another passphrase", "or its passphrase is another one"),
+        (ITS_OWN, b"another passphrase", "with another passphrase"),
         (None, ITS_OWN.encode(), "leave --import-passphrase-file away"),
     ],
 )

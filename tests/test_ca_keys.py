@@ -11,12 +11,13 @@ import pytest
 from agents import create_ca, open_agent
 from ca_life_parts import assert_private, audit_events, delegate_of, issue, now, rotate
 from cryptography.hazmat.primitives import serialization
+from judges import openssl
 from processes import Process, run, start_agent
 from run_log import secret
 
 from vmi_agent.ca import ca_life
 from vmi_agent.cli.groups import noting
-from vmi_agent.custody import CustodyError
+from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.opening import Access
 
 FIRST, SECOND = secret("the first passphrase"), secret("the second passphrase")
@@ -127,7 +128,7 @@ def test_agent_with_a_wrong_passphrase(tmp_path: Path, passphrase: str | None) -
         assert agent.wait() == 1
 
     told = "".join(agent.lines)
-    assert ("Give its passphrase" if passphrase is None else "or its passphrase is another one") in told
+    assert ("Give its passphrase" if passphrase is None else "with another passphrase") in told
     assert FIRST not in told
     assert SECOND not in told
 
@@ -308,3 +309,27 @@ def test_key_in_an_older_form(tmp_path: Path) -> None:
     assert encrypt(tmp_path, None, FIRST) == 1
     assert heads(tmp_path) == [ENCRYPTED]
     assert len(issue(tmp_path, Access(FIRST.encode()))) == 2
+
+
+def test_key_file_costs_whoever_guesses(tmp_path: Path) -> None:
+    """An encrypted key file has a key derivation that takes memory (scrypt), and openssl reads it."""
+    key = file.make_key("p256")
+    path = tmp_path / "key.pem"
+    file.store(key, path, b"passphrase")
+
+    assert ":id-scrypt" in openssl("asn1parse", "-in", str(path))
+    assert "ASN1 OID: prime256v1" in openssl("pkey", "-in", str(path), "-passin", "pass:passphrase", "-noout", "-text")
+    assert file.load(path, b"passphrase").public_key == key.public_key()
+
+
+def test_import_of_an_encrypted_key_without_a_passphrase_here(tmp_path: Path) -> None:
+    """A key that came encrypted is not written in the clear without being asked."""
+    key, passphrase = tmp_path / "key.pem", tmp_path / "passphrase"
+    file.store(file.make_key("p256"), key, b"passphrase")
+    passphrase.write_text("passphrase")
+    passphrase.chmod(0o600)
+    words = ["ca", "import", "--key", str(key), "--chain", str(key), "--import-passphrase-file", str(passphrase)]
+    done = run("vmi-agent", *words, "--state-dir", str(tmp_path / "agent"))
+
+    assert done.returncode == 2
+    assert "--key-passphrase-file" in done.stderr

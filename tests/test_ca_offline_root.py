@@ -11,7 +11,7 @@ import pytest
 from agents import always, open_agent, request
 from ca_life_parts import NO_ACCESS, assert_private, audit_events, issue, now, verifies
 from cryptography import x509
-from csrs import make_csr, openssl_csr
+from csrs import make_csr, openssl_csr, pem
 from judges import assert_openssl_accepts, openssl, split_chain
 from lint import findings
 from offline_root import OfflineRoot, begin
@@ -100,6 +100,39 @@ def test_ca_csr_again(tmp_path: Path) -> None:
 
     assert first.public_key() == again.public_key()
     assert first.public_key() != next_one.public_key()
+
+
+def test_ocsp_of_an_issuing_ca(tmp_path: Path) -> None:
+    """Requests name the issuing CA, not the root above it; openssl takes the answer."""
+    root = OfflineRoot(tmp_path / "root")
+    install(tmp_path / "agent", root.sign(request_ca(tmp_path / "agent")))
+    with running_pair(tmp_path) as pair:
+        answer = post(pair.url + SIGN_CSR, json.dumps({"CsrString": pem(make_csr())}))
+        leaf, issuing, above = split_chain(answer.json["data"][0])
+        for name, text in (("leaf", leaf), ("issuing", issuing), ("above", above)):
+            (tmp_path / name).write_text(text)
+        asked = ["ocsp", "-issuer", str(tmp_path / "issuing"), "-cert", str(tmp_path / "leaf")]
+        told = openssl(*asked, "-url", f"{pair.url}/pki/ocsp", "-CAfile", str(tmp_path / "above"))
+
+    assert f"{tmp_path / 'leaf'}: good" in told
+
+
+def test_ca_init_while_an_issuing_ca_is_asked_for(tmp_path: Path) -> None:
+    """Nor does `ca init` make one."""
+    request_ca(tmp_path)
+    done = run("vmi-agent", "ca", "init", "--state-dir", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "vmi-agent ca install-chain" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "status"), [("", 2), ("a", 0), ("a" * 64, 0), ("a" * 65, 2), ("a\nb", 2)])
+def test_ca_csr_for_a_name(tmp_path: Path, name: str, status: int) -> None:
+    """A common name has 1 to 64 characters that a person can see (RFC 5280, appendix A.1)."""
+    done = run("vmi-agent", "ca", "csr", "--state-dir", str(tmp_path), "--key-type", "p256", "--common-name", name)
+
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
 
 
 def test_agent_while_an_issuing_ca_is_asked_for(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from agents import START, Time, always, create_ca, issuing, load_ca, request
 from csrs import make_csr
+from processes import start_agent
 from sqlalchemy import event
 
 from runtime import state_dir
@@ -18,8 +19,10 @@ from runtime.errors import StartError
 from vmi_agent.ca import authority
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import ledger_rows
-from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger
+from vmi_agent.ledger import audit, ledger_rows
+from vmi_agent.ledger.audit_check import verify
+from vmi_agent.ledger.audited_ledger import AuditBroken
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reading
 from vmi_agent.ledger.listing import Filter, list_certificates
 from vmi_agent.ledger.writer import Ledger
 
@@ -213,6 +216,64 @@ def test_ledger_error_says_nothing_of_its_rows(tmp_path: Path) -> None:
         with pytest.raises(LedgerUnavailable) as caught:
             opened.issue(request(make_csr(), user="somebody"), always)
     assert str(caught.value) == "no such table: issuance"
+
+
+TRIGGER = "CREATE TRIGGER t AFTER UPDATE ON issuance BEGIN SELECT 1; END"
+
+
+@pytest.mark.parametrize("made", ["CREATE VIEW seen AS SELECT 1", TRIGGER])
+def test_ledger_that_acts_by_itself(tmp_path: Path, made: str) -> None:
+    """A trigger could undo what is written: neither the agent nor `audit verify` takes such a file."""
+    create_ca(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        connection.execute(made)
+
+    with pytest.raises(LedgerUnavailable, match="triggers or views"):
+        Ledger(tmp_path, START)
+    with reading(tmp_path) as look, pytest.raises(AuditBroken, match="trigger or view"):
+        verify(look)
+
+
+def test_ledger_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Also where somebody touched it with another mask; what SQLite puts beside it as well."""
+    (tmp_path / FILE_NAME).touch(mode=0o644)
+    ledger = Ledger(tmp_path, START)
+    try:
+        assert ledger.is_new
+        assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+    finally:
+        ledger.close()
+
+
+def test_agent_on_a_ledger_begun_anew(tmp_path: Path) -> None:
+    """Who takes the way out that forgets all revocations is told so, and the audit tells it."""
+    create_ca(tmp_path)
+    (tmp_path / FILE_NAME).unlink()
+    (tmp_path / FILE_NAME).touch()
+    with start_agent(tmp_path) as agent:
+        agent.wait_for("ledger begun anew: what was issued and revoked before is forgotten; rotate the CA")
+        agent.wait_for("ready")
+        assert agent.stop() == 0
+
+    with reading(tmp_path) as connection:
+        assert next(audit.rows(connection)).event == b"ledger begun anew"
+
+
+def test_writes_queued_behind_one_that_failed(tmp_path: Path) -> None:
+    """While another process holds the ledger, all who wait are told together; afterwards it goes on."""
+    create_ca(tmp_path)
+    ledger = Ledger(tmp_path, START)
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            recorded = [pool.submit(ledger.record_intent, make_intent(number)) for number in range(40)]
+            assert all(isinstance(each.exception(), LedgerUnavailable) for each in recorded)
+        other.execute("ROLLBACK")
+        assert ledger.record_intent(make_intent(41)) == ledger_rows.Recorded()
+    finally:
+        other.close()
+        ledger.close()
 
 
 def test_ledger_is_durable(tmp_path: Path) -> None:

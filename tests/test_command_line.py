@@ -266,3 +266,14 @@ def test_certs_show_of_something_else(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "'xyz' is not 1 to 34 hexadecimal digits" in done.stderr
+
+
+def test_process_that_is_told_twice_to_stop(tmp_path: Path) -> None:
+    """A second signal changes nothing: status 0, and no traceback."""
+    with start_agent(tmp_path) as agent:
+        agent.wait_for("ready")
+        for _ in range(3):
+            agent.send_signal(signal.SIGTERM)
+        assert agent.wait() == 0
+
+    assert "Traceback" not in "".join(agent.lines)

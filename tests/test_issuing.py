@@ -29,7 +29,8 @@ from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
 from vmi_agent.issuing import Issuing
 from vmi_agent.judging.profile import Profile
-from vmi_agent.ledger.ledger_schema import FILE_NAME
+from vmi_agent.ledger.ledger_schema import FILE_NAME, writing
+from vmi_agent.status.revocation import Reason, revoke
 
 
 @pytest.fixture
@@ -339,6 +340,30 @@ def test_issue_again_after_a_restart(tmp_path: Path, time: Time) -> None:
     with issuing(tmp_path, time) as (opened, _):
         assert opened.issue(request(csr), always).chain == first
         assert opened.issue(request(csr, key=key), always).chain == first
+
+
+def test_issue_again_where_a_keys_certificate_is_revoked(open_issuing: Issuing, tmp_path: Path) -> None:
+    """The certificate that the CSR got since is given again to the key as well: a retry never makes a second one."""
+    csr, key = make_csr(), b"k" * 16
+    first = open_issuing.issue(request(csr, key=key), always)
+    with writing(tmp_path) as connection:
+        revoke(connection, first.serial, Reason.superseded, 0, "test")
+    second = open_issuing.issue(request(csr), always)
+
+    assert second.serial != first.serial
+    assert open_issuing.issue(request(csr, key=key), always).serial == second.serial
+
+
+def test_issue_again_after_a_rotation_and_a_clock_set_back(tmp_path: Path, time: Time) -> None:
+    """What the old root signed at a later time of day hides nothing that the new one signed."""
+    csr = make_csr()
+    with issuing(tmp_path, time) as (opened, _):
+        opened.issue(request(csr), always)
+    create_ca(tmp_path, now=time())
+    with issuing(tmp_path, time) as (opened, _):
+        time.advance(seconds=-60)
+        second = opened.issue(request(csr), always)
+        assert opened.issue(request(csr), always).serial == second.serial
 
 
 def test_issue_again_after_the_root_changed(tmp_path: Path, time: Time) -> None:

@@ -131,6 +131,16 @@ def test_list_pages_are_the_whole(tmp_path: Path, time: Time, agent: Agent, issu
     assert seen == [*issued, "meanwhile"]
 
 
+@pytest.mark.parametrize("limit", [None, 1, 2, 3, 5, 6, 7])
+def test_list_is_read_in_pages(
+    tmp_path: Path, time: Time, issued: dict[str, bytes], limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are read at once, what is listed is the same."""
+    monkeypatch.setattr(listing, "PAGE", 2)
+
+    assert found(tmp_path, time, Filter(limit=limit)) == list(issued)[:limit]
+
+
 def test_list_after_a_stranger(tmp_path: Path, time: Time, issued: dict[str, bytes]) -> None:
     """A page after a certificate that was not issued here is an error, not an empty page."""
     with pytest.raises(NoSuchCertificate, match="00ff"):
