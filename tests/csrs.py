@@ -7,12 +7,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 from needs import need
 
 from protocol import der
+from vmi_agent.custody import KEY_TYPES
+from vmi_agent.custody.file import make_key
 
 SUBJECT = "/C=US/ST=Texas/L=Austin/O=IBM/OU=HMC/CN=hmc1.example.com/emailAddress=hmc@example.com"
 
@@ -39,21 +41,11 @@ def openssl_csr(directory: Path, key: str = "p256", subject: str = SUBJECT, extr
 @cache
 def private_key(kind: str = "p256") -> CertificateIssuerPrivateKeyTypes:
     """Return the one key of a kind that all tests share: making RSA keys takes long."""
+    if kind in KEY_TYPES:
+        return make_key(kind)
     match kind:
-        case "ed25519":
-            return ed25519.Ed25519PrivateKey.generate()
-        case "mldsa44":
-            return mldsa.MLDSA44PrivateKey.generate()
-        case "mldsa65":
-            return mldsa.MLDSA65PrivateKey.generate()
-        case "mldsa87":
-            return mldsa.MLDSA87PrivateKey.generate()
-        case "p384":
-            return ec.generate_private_key(ec.SECP384R1())
         case "p521":
             return ec.generate_private_key(ec.SECP521R1())
-        case "p256":
-            return ec.generate_private_key(ec.SECP256R1())
         case "secp256k1":
             return ec.generate_private_key(ec.SECP256K1())
         case "p192":

@@ -92,6 +92,8 @@ class Upkeep:
         """
         self._try("CRL not made", self._refresh_lists)  # first: it takes in what was revoked
         self._try("new generation of the CA not usable", self._look_for_newer)
+        if self._publishing.crl(self._generations.current.generation) is None:  # it is new: its leaves name a CRL
+            self._try("CRL not made", self._refresh_lists)
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
         self._warn_of_end()
@@ -122,7 +124,6 @@ class Upkeep:
 
     def _look_for_newer(self) -> None:
         if self._generations.look_for_newer():
-            self._refresh_lists()  # the new one's CRL is there when the first of its leaves is
             _log.info("CA rotated", root_generation=self._generations.current.generation)
 
     def _refresh_lists(self) -> None:

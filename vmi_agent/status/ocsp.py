@@ -96,6 +96,7 @@ class OcspResponder:
             nonce = _nonce_of(request)
             name = request.hash_algorithm.name
         except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
+            # The second is how the cryptography package says that a request asks for several certificates.
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         if request.serial_number < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
