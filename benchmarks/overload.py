@@ -49,7 +49,9 @@ def row(name: str, answers: Sequence[Answer], seconds: float, peak: float) -> No
         )
 
 
-async def quiet_and_flood(port: int, flood: Sequence[Hmc], per_s: float, source: Iterator[bytes], seconds: float) -> Hmc:
+async def quiet_and_flood(
+    port: int, flood: Sequence[Hmc], per_s: float, source: Iterator[bytes], seconds: float
+) -> Hmc:
     """Flood, and ask once a second beside it; return who asked."""
     quiet = Hmc(port, QUIET)
     own = bodies(int(seconds) + 1)

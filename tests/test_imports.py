@@ -23,6 +23,7 @@ TWISTED_AT = {
     "bmc_proxy.agent_client",
     "bmc_proxy.agent_link",
     "bmc_proxy.checkers",
+    "bmc_proxy.door",
     "bmc_proxy.cli",
     "bmc_proxy.service",
     "bmc_proxy.logins",
