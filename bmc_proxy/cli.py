@@ -95,7 +95,7 @@ def main() -> None:
     type=click.IntRange(1, 300),
     default=30,
     show_default=True,
-    help="How long a request may take, in seconds.",
+    help="How long a request may take from its header on, in seconds.",
 )
 @settings.log_format
 @_telling

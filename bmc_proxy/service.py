@@ -192,6 +192,7 @@ class ProxyApplication:
             allowances=Allowances(time.monotonic, config.requests_per_s),
             user_of=user_of,
             tell_of_stranger=Sparse(_log.info, time.monotonic),
+            deadline_s=config.deadline_s,
         )
 
     def _checker(self, accounts: AccountStore) -> ICredentialsChecker:

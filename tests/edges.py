@@ -112,6 +112,7 @@ def edge_in(
     is_anonymous: bool = False,
     clock: Clock | None = None,
     links: Sequence[AgentLink] = (),
+    deadline_s: float = 30.0,
 ) -> TestEdge:
     """Build an edge with the one account "root", and agents if there are to be some."""
     clock = clock or Clock()
@@ -145,6 +146,7 @@ def edge_in(
         allowances,
         lambda _certificate: None,
         Sparse(_log.info, clock.seconds),
+        deadline_s,
     )
     site = ExchangeSite(edge, is_anonymous=is_anonymous)
     site.doStart()

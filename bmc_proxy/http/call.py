@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from bmc_proxy.accounts import Privilege
 from bmc_proxy.callers import Caller
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AuthRequired
 from bmc_proxy.exchange import Requester
 
@@ -24,6 +25,7 @@ class Call:
         body: at most the route's `body_limit` octets.
         argument: the last part of the path, or its rest, on a route that ends with one.
         told: fields that a handler adds to the request's log line.
+        deadline: by when a handler has something to answer.
     """
 
     request_id: str
@@ -33,6 +35,7 @@ class Call:
     idempotency_key: str | None
     argument: str
     told: dict[str, str]
+    deadline: Deadline
 
     @property
     def requester(self) -> Requester:
