@@ -29,7 +29,8 @@ class Choice:
     Attributes:
         under_way: requests that are at an agent, or between two; bounded by the HTTP side's connections.
         hedged: those of them that are at two agents.
-        on_room: called when there is room at an agent that had none, after those who waited for it here.
+        on_room: called when there is room at an agent that had none, after those who waited for it here, and when an
+            agent takes no more.
     """
 
     def __init__(self, links: Sequence[AgentLink]) -> None:
@@ -39,7 +40,12 @@ class Choice:
         self.on_room: Callable[[], None] = lambda: None
         self._waiting: list[_Waiter] = []  # at most WAITING_LIMIT
         for link in links:
-            link.on_room = self._room_grew
+            link.on_room = self._room_changed
+
+    @property
+    def connected(self) -> int:
+        """How many agents are connected."""
+        return sum(link.connected for link in self.links)
 
     @property
     def room(self) -> int:
@@ -83,12 +89,11 @@ class Choice:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    def _room_grew(self) -> None:
+    def _room_changed(self) -> None:
         # In the order in which they came. Whoever gets a place takes it before the next one is looked at.
         for waiter in list(self._waiting):
             link = self.best(waiter.may_ask)
             if link is not None and waiter in self._waiting:
                 self._waiting.remove(waiter)
                 waiter.found.callback(link)
-        if self.room > 0:
-            self.on_room()
+        self.on_room()

@@ -30,8 +30,8 @@ class Agents:
     `Attempts` says, until its deadline.
 
     Attributes:
-        on_room: called when an agent takes requests again: it connected, or its window was full. `room` tells how many
-            more they take together; those that were begun before come first.
+        on_room: called when an agent takes requests again, as it connected or its window was full, and when one takes
+            no more. Requests that were begun before come first.
     """
 
     def __init__(self, links: Sequence[AgentLink]) -> None:
@@ -55,10 +55,9 @@ class Agents:
         """The newest root generation that a connected agent told of; 0 where none is connected."""
         return max((link.root_generation for link in self._links if link.connected), default=0)
 
-    @property
-    def room(self) -> int:
-        """How many more requests the agents take at this moment."""
-        return self._choice.room
+    def room(self) -> tuple[int, int]:
+        """Return how many agents are connected, and how many more requests they take together at this moment."""
+        return self._choice.connected, self._choice.room
 
     async def sign(self, record: SignCsr, deadline: Deadline) -> Signed:
         """Have a CSR signed. Raises as `Attempts.run` does.

@@ -100,6 +100,7 @@ class ProxyChannel(ChannelTransport):
                 self._link.status_received(status)
             case PeerDraining():
                 _log.info("agent draining", agent=self.peer_address)
+                self._link.on_room()
             case PeerFailed(error):
                 _log.warn("agent refused us", agent=self.peer_address, code=error.code.name, reason=error.text)
 
@@ -137,7 +138,8 @@ class AgentLink:
         root_generation: the last one that the agent told of.
         connections: how many there were that could be used.
         health: how the agent did lately.
-        on_room: called each time the agent takes requests again, after `on_ready`, or after its window was full.
+        on_room: called each time the agent takes requests again, after `on_ready`, or after its window was full; and
+            each time that it takes none any more.
     """
 
     def __init__(
@@ -269,6 +271,7 @@ class AgentLink:
             if not channel.connection.draining:
                 self.failed()
             self._channel = None
+            self.on_room()
             if self._service.running:
                 _log.warn("agent lost", agent=self.name, reason=reason)
                 # Not at once: the service hears of the loss after its channel does.

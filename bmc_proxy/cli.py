@@ -91,6 +91,13 @@ def main() -> None:
     help="Requests a second of one address; a twentieth of it before login.",
 )
 @settings.option(
+    "--max-waiting",
+    type=click.IntRange(0, 65_536),
+    default=256,
+    show_default=True,
+    help="Requests that wait for an agent with room; each address has a fair share.",
+)
+@settings.option(
     "--deadline-s",
     type=click.IntRange(1, 300),
     default=30,

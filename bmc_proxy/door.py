@@ -7,10 +7,11 @@ agent has only so much of it in its hands as keeps it busy, so that whoever come
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from bmc_proxy.errors import AgentBusy, AgentTimeout, AgentUnavailable
+from bmc_proxy.deadline import Deadline
+from bmc_proxy.errors import AgentBusy, AgentUnavailable
 from runtime.admission import Admission, Entrant
 from runtime.fair_queue import Path
 
@@ -30,7 +31,6 @@ class Door:
     """
 
     def __init__(self, clock: IReactorTime, agents: Callable[[], tuple[int, int]], limit: int) -> None:
-        self._clock = clock
         self._agents = agents
         self._admission = Admission(clock.seconds, self._has_room, limit)
         self._turns: dict[Entrant, Deferred[None]] = {}  # of who waits
@@ -53,20 +53,19 @@ class Door:
             self._turns.pop(entrant).errback(AgentUnavailable())
 
     @asynccontextmanager
-    async def turn(self, path: Path, octets: int, deadline: float) -> AsyncIterator[None]:
+    async def turn(self, path: Path, octets: int, deadline: Deadline) -> AsyncIterator[None]:
         """Hold a turn from its beginning to the end of the `async with`.
 
-        Whoever hangs up while waiting is to be cancelled, and is forgotten at once.
+        Whoever hangs up, or whose deadline passes, is to be cancelled, and is forgotten at once.
 
         Args:
             path: whose turn it takes: address, account, connection.
             octets: that the request holds while it waits.
-            deadline: in the clock's seconds.
+            deadline: before which a turn is of use.
 
         Raises:
-            AgentUnavailable: no agent is connected.
+            AgentUnavailable: no agent is connected, or none any more.
             AgentBusy: there is no room, or not before the deadline.
-            AgentTimeout: the deadline passed while it waited.
         """
         connected, _ = self._agents()
         if not connected:
@@ -80,15 +79,10 @@ class Door:
             retry_after_ms = min(LONGEST_RETRY_AFTER_MS, FIRST_RETRY_AFTER_MS + round(wait_s * 1000))
             self._turns.pop(entrant).errback(AgentBusy(retry_after_ms))
 
-        entrant = Entrant(path, octets, deadline, start, refuse)
+        entrant = Entrant(path, octets, deadline.ends_at, start, refuse)
         self._turns[entrant] = turn
         self._admission.enter(entrant)
-        if not turn.called:
-            turn.addTimeout(max(0.0, deadline - self._clock.seconds()), self._clock)
-        try:
-            await turn
-        except TimeoutError as error:
-            raise AgentTimeout from error
+        await turn
         try:
             yield
         finally:

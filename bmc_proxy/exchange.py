@@ -1,24 +1,32 @@
 """The use cases that the dialects call. None of them knows a dialect, HTTP, or how the channel is carried."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from bmc_proxy.agent_client import Agents, chain_of
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.armour import to_pem
 from bmc_proxy.deadline import Deadline
+from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
+from bmc_proxy.sources import source_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
 
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks: the account, how it is known, and where the request came from; at most 256 octets each."""
+    """Who asks: the account, how it is known, and where the request came from; at most 256 octets each.
+
+    Attributes:
+        connection: one of those that it has with us; takes turns with the others.
+    """
 
     user: str
     method: str
     address: str
+    connection: Hashable = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +42,14 @@ class Exchange:
 
     Args:
         agents: who signs.
+        door: where CSRs wait for them.
         roots: the last root received.
         deadline_s: how long what nobody asked for may take.
     """
 
-    def __init__(self, agents: Agents, roots: RootCache, deadline_s: float) -> None:
+    def __init__(self, agents: Agents, door: Door, roots: RootCache, deadline_s: float) -> None:
         self._agents = agents
+        self._door = door
         self._roots = roots
         self._deadline_s = deadline_s
         self.root_generation: int | None = None  # of the last root that an agent presented to this process
@@ -65,7 +75,9 @@ class Exchange:
             address=requester.address,
             csr=der,
         )
-        signed = await self._agents.sign(record, deadline)
+        path = (source_of(requester.address), requester.user, requester.connection)
+        async with self._door.turn(path, len(der), deadline):
+            signed = await self._agents.sign(record, deadline)
         return [to_pem(certificate) for certificate in signed.chain]
 
     async def root(self, deadline: Deadline) -> Root:

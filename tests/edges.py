@@ -20,6 +20,7 @@ from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker
+from bmc_proxy.door import Door
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
@@ -128,7 +129,9 @@ def edge_in(
     access = Access(accounts, sessions, logins)
     administration = Administration(accounts, logins, turns, at_once)
     agents = Agents(links)
-    exchange = Exchange(agents, RootCache(directory, clock.seconds, lambda _reason: None), 30)
+    door = Door(clock, agents.room, 256)
+    agents.on_room = door.look
+    exchange = Exchange(agents, door, RootCache(directory, clock.seconds, lambda _reason: None), 30)
     publications = Publications(agents, clock.seconds, 30)
     dialects: list[Dialect] = [
         Phosphor(exchange, access),

@@ -1,6 +1,6 @@
 """What passes between the site and a dialect: a route, a call, a reply, a problem."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ class Call:
         argument: the last part of the path, or its rest, on a route that ends with one.
         told: fields that a handler adds to the request's log line.
         deadline: by when a handler has something to answer.
+        connection: that it came over.
     """
 
     request_id: str
@@ -36,12 +37,13 @@ class Call:
     argument: str
     told: dict[str, str]
     deadline: Deadline
+    connection: Hashable
 
     @property
     def requester(self) -> Requester:
         """Who asks, as the agent is told."""
         caller = self.known_caller
-        return Requester(caller.user, caller.method, caller.address)
+        return Requester(caller.user, caller.method, caller.address, self.connection)
 
     @property
     def known_caller(self) -> Caller:

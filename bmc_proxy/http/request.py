@@ -162,6 +162,7 @@ class ExchangeRequest(Request):
             found.argument,
             self._told,
             self._deadline.earlier(REPLY_S),
+            self.channel,
         )
         reply = await self._in_time(route.answer(call))
         if "ETag" in reply.headers and names_etag(self.requestHeaders, reply.headers["ETag"]):
