@@ -114,20 +114,18 @@ def edge_in(
     clock: Clock | None = None,
     links: Sequence[AgentLink] = (),
     deadline_s: float = 30.0,
+    hashing: Callable[..., Deferred[Any]] = maybeDeferred,
 ) -> TestEdge:
     """Build an edge with the one account "root", and agents if there are to be some."""
     clock = clock or Clock()
     accounts = AccountStore(directory)
     accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
 
-    def at_once(work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        return maybeDeferred(work, *arguments)
-
     sessions = Sessions(clock.seconds, 1800)
     turns = Turns()
-    logins = Logins(accounts, AccountChecker(accounts, at_once), turns, clock.seconds)
+    logins = Logins(accounts, AccountChecker(accounts, hashing), turns, clock.seconds)
     access = Access(accounts, sessions, logins)
-    administration = Administration(accounts, logins, turns, at_once)
+    administration = Administration(accounts, logins, turns, hashing)
     agents = Agents(links)
     door = Door(clock, agents.room, 256)
     agents.on_room = door.look
