@@ -54,6 +54,10 @@ class Wire(StringTransport):
         super().abortConnection()
         self.connected = False
 
+    def unregisterProducer(self) -> None:
+        """Forget the producer; a TCP transport does not mind where there is none."""
+        self.producer = None
+
 
 @dataclass
 class Spoken:
