@@ -23,7 +23,7 @@ from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
-from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.edge import Allowances, Edge, body_room
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.pki import Pki
@@ -189,6 +189,7 @@ class ProxyApplication:
             router=Router(dialects),
             access=access,
             crowd=Crowd(config.max_connections),
+            room=body_room(config.max_connections),
             allowances=Allowances(time.monotonic, config.requests_per_s),
             user_of=user_of,
             tell_of_stranger=Sparse(_log.info, time.monotonic),

@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -19,8 +20,9 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 with atheris.instrument_imports(include=["bmc_proxy.http", "twisted.web.http"]):
     from edges import Spoken, TestEdge, edge_in
     from twisted.internet.error import ConnectionDone
-    from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+    from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
     from twisted.python.failure import Failure
+    from zope.interface import provider
 
     from bmc_proxy.http.call import CSR_BODY_LIMIT
     from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_LIMIT, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
@@ -28,12 +30,15 @@ with atheris.instrument_imports(include=["bmc_proxy.http", "twisted.web.http"]):
 STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 501, 503}
 ENDS = {400, 408, 413, 431, 501}
 READ_AT_ONCE = 65_536
+STEPS = 250
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SESSION = b"X-Auth-Token: "
-# Until a connection on which nothing happens is gone for certain.
-SILENCE_S = round(max(HEADER_TIMEOUT_S, BODY_TIMEOUT_S, IDLE_TIMEOUT_S) + LAST_WORD_S) + 2
+# Until a connection on which nothing happens is gone for certain, in steps.
+STEP_S = 6.0
+SILENCE_S = max(HEADER_TIMEOUT_S, BODY_TIMEOUT_S, IDLE_TIMEOUT_S) + LAST_WORD_S
 
 
+@provider(ILogObserver)
 def refuse_errors(event: LogEvent) -> None:
     """Fail on what nobody may cause."""
     if event.get("log_level", LogLevel.info) >= LogLevel.error or "log_failure" in event:
@@ -85,10 +90,10 @@ class Target:
         self._edge.site.is_anonymous = bool(choice & 1)
         if choice & 2:
             octets = octets.replace(b"{token}", token_at(self._edge))
-        octets *= (1, 1, 3, 200)[choice >> 2 & 3]
-        step = (1, 7, 1000, READ_AT_ONCE)[choice >> 4 & 3]
+        octets *= (1, 1, 3, 40)[choice >> 2 & 3]
+        step = max((1, 7, 1000, READ_AT_ONCE)[choice >> 4 & 3], len(octets) // STEPS)
         whole = self._statuses(octets, READ_AT_ONCE, to_the_end=bool(choice & 64))
-        if step != READ_AT_ONCE and len(octets) <= HEADER_LIMIT:
+        if step < len(octets) <= HEADER_LIMIT:
             assert whole == self._statuses(octets, step, to_the_end=bool(choice & 64)), "the split is seen"
 
     def _statuses(self, octets: bytes, step: int, *, to_the_end: bool) -> list[int]:
@@ -98,7 +103,7 @@ class Target:
             spoken.say(octets[at : at + step])
             assert held_by(spoken) <= HEADER_LIMIT * 2 + CSR_BODY_LIMIT + READ_AT_ONCE
         if to_the_end:
-            edge.clock.pump([1.0] * SILENCE_S)
+            edge.clock.pump([STEP_S] * (round(SILENCE_S / STEP_S) + 2))
             assert not spoken.wire.connected, "a silent connection lives on"
         sent = spoken.wire.value()
         spoken.channel.connectionLost(Failure(ConnectionDone()))
@@ -118,10 +123,9 @@ def token_at(edge: TestEdge) -> bytes:
 
 def held_by(spoken: Spoken) -> int:
     """Return how many octets a connection keeps of what came in."""
-    channel = spoken.channel
-    later = sum(map(len, channel._dataBuffer))  # type: ignore[attr-defined]  # Twisted's, with no other way to see it
-    bodies = sum(len(request._body) for request in channel.requests)  # type: ignore[attr-defined]
-    return len(channel._buffer) + later + bodies  # type: ignore[attr-defined]
+    channel: Any = spoken.channel
+    bodies = (request._body for request in channel.requests)
+    return sum(len(each) for each in (channel._buffer, *channel._dataBuffer, *bodies))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
-from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.edge import Allowances, Edge, body_room
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.pki import Pki
@@ -65,10 +65,12 @@ class Spoken:
 
     channel: Protocol
     wire: Wire
+    clock: Clock
 
     def say(self, octets: bytes) -> None:
-        """Send octets."""
+        """Send octets; those behind a request have their turn as well."""
         self.channel.dataReceived(octets)
+        self.clock.advance(0)
 
     def answers(self) -> list[tuple[int, dict[str, str], Any]]:
         """Return status, headers and JSON of the answers that are new since the last call."""
@@ -105,7 +107,7 @@ class TestEdge:
         channel = self.site.buildProtocol(address)
         wire = Wire(peerAddress=address)
         channel.makeConnection(wire)
-        return Spoken(channel, wire)
+        return Spoken(channel, wire, self.clock)
 
 
 def edge_in(
@@ -146,6 +148,7 @@ def edge_in(
         Router(dialects),
         access,
         Crowd(limit),
+        body_room(limit),
         allowances,
         lambda _certificate: None,
         Sparse(_log.info, clock.seconds),
