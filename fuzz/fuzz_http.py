@@ -27,8 +27,8 @@ with atheris.instrument_imports(include=["bmc_proxy.http", "twisted.web.http"]):
     from bmc_proxy.http.call import CSR_BODY_LIMIT
     from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_LIMIT, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
 
-STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 501, 503}
-ENDS = {400, 408, 413, 431, 501}
+STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 501, 503}
+ENDS = {400, 408, 413, 414, 431, 501}
 READ_AT_ONCE = 65_536
 STEPS = 250
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -199,7 +199,7 @@ class ExchangeChannel(HTTPChannel):
             self._expect_within(HEADER_TIMEOUT_S)
         self._header_octets += len(line) + len(b"\r\n")
         if self._header_octets > HEADER_LIMIT:
-            self._refuse(problems.header_too_large(HEADER_LIMIT))
+            self.lineLengthExceeded(line)
         elif line.startswith((b" ", b"\t")) or b"\r" in line or b"\n" in line:
             # Folded as long ago (RFC 9112, 5.2), or with a line break that is none: others see other headers in it.
             self._respondToBadRequestAndDisconnect()
@@ -216,8 +216,9 @@ class ExchangeChannel(HTTPChannel):
             self._refuse(problems.header_too_large(HEADER_LIMIT))
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """One line alone is over the limit."""
-        self._refuse(problems.header_too_large(HEADER_LIMIT))
+        """The header is over the limit, perhaps with its first line already (RFC 9112, 3)."""
+        _, target, _ = self.request_line()
+        self._refuse(problems.header_too_large(HEADER_LIMIT) if target else problems.target_too_long(HEADER_LIMIT))
 
     def allHeadersReceived(self) -> None:
         """The header is here whole."""

@@ -115,9 +115,9 @@ class ChunkedBody:
         line, end, _ = self._held.partition(b"\r\n")
         if has_bare_line_break(line):
             raise ChunksMalformed
+        if len(line) > self._spare + FREE_OCTETS:
+            raise FramingTooLarge
         if not end:
-            if len(line) > self._spare + FREE_OCTETS:
-                raise FramingTooLarge
             return None
         del self._held[: len(line) + len(end)]
         return bytes(line)

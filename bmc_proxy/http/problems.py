@@ -118,6 +118,11 @@ def header_too_large(limit: int) -> Problem:
     return Problem(431, "http.header_too_large", text)
 
 
+def target_too_long(limit: int) -> Problem:
+    """The request line alone is over the limit of the whole header, in octets."""
+    return Problem(414, "http.target_too_long", f"The request line is larger than {limit} octets.")
+
+
 def no_room() -> Problem:
     """More bodies come at once than are kept in memory, and most of them from where this one comes."""
     text = "Too much is being sent at once. Send fewer or smaller bodies at a time."
