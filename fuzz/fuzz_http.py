@@ -63,7 +63,7 @@ def answers_in(octets: bytes, *, has_head: bool) -> list[int]:
         headers = {name.lower(): value for name, _, value in (each.partition(b": ") for each in lines)}
         assert len(headers) + (b"set-cookie" in headers) >= len(lines), "a header stands twice"
         length = int(headers.get(b"content-length", 0))
-        is_to_head = has_head and (not rest or rest.startswith(b"HTTP/1.1 "))
+        is_to_head = has_head and (not rest or rest.startswith(b"HTTP/1."))
         body, octets = (b"", rest) if is_to_head else (rest[:length], rest[length:])
         assert is_to_head or len(body) == length, "an answer's body is cut"
         if body and status >= 400:

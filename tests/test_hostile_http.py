@@ -25,7 +25,6 @@ IBM = b"POST " + IBM_SIGN_CSR.encode() + b" HTTP/1.1\r\nHost: bmc\r\nContent-Typ
 LOGIN = b"POST /login HTTP/1.1\r\nHost: bmc\r\nContent-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SECOND = b"GET /second HTTP/1.1\r\nHost: bmc\r\nConnection: close\r\n\r\n"
-BARE_SECOND = b"GET /second HTTP/1.1\r\nHost: bmc\r\nConnection: close\r\n"
 
 # The second request inside what may be the first one's body.
 INSIDE = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SECOND), SECOND)
