@@ -24,7 +24,7 @@ from bmc_proxy.door import Door
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
-from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.edge import Allowances, Edge, body_room
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.pki import Pki
@@ -55,6 +55,10 @@ class Wire(StringTransport):
         super().abortConnection()
         self.connected = False
 
+    def unregisterProducer(self) -> None:
+        """Forget the producer; a TCP transport does not mind where there is none."""
+        self.producer = None
+
 
 @dataclass
 class Spoken:
@@ -62,10 +66,12 @@ class Spoken:
 
     channel: Protocol
     wire: Wire
+    clock: Clock
 
     def say(self, octets: bytes) -> None:
-        """Send octets."""
+        """Send octets; those behind a request have their turn as well."""
         self.channel.dataReceived(octets)
+        self.clock.advance(0)
 
     def answers(self) -> list[tuple[int, dict[str, str], Any]]:
         """Return status, headers and JSON of the answers that are new since the last call."""
@@ -102,7 +108,7 @@ class TestEdge:
         channel = self.site.buildProtocol(address)
         wire = Wire(peerAddress=address)
         channel.makeConnection(wire)
-        return Spoken(channel, wire)
+        return Spoken(channel, wire, self.clock)
 
 
 def edge_in(
@@ -144,6 +150,7 @@ def edge_in(
         Router(dialects),
         access,
         Crowd(limit),
+        body_room(limit),
         allowances,
         lambda _certificate: None,
         Sparse(_log.info, clock.seconds),
