@@ -1,7 +1,8 @@
 """A mutator that changes DER element by element and leaves the lengths around them right."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from protocol import der
@@ -54,12 +55,21 @@ def _element(tag: int, contents: bytes, depth: int) -> Element:
     return Element(tag, contents)
 
 
-def mutate(octets: bytes, most: int, seed: int, donors: Sequence[bytes] = ()) -> bytes:
+def elements_of(files: Iterable[bytes]) -> list[tuple[int, bytes]]:
+    """Return tag and contents of all elements in some files, for `mutate` to put in elsewhere; each once."""
+    found = set()
+    for octets in files:
+        with suppress(der.DerError):
+            found |= {(each.tag, each.octets()) for part in read(octets) for each in part.all()}
+    return sorted((tag, whole[der.read(whole)[1] :]) for tag, whole in found)
+
+
+def mutate(octets: bytes, most: int, seed: int, donors: Sequence[tuple[int, bytes]] = ()) -> bytes:
     """Return other DER, at most so many octets of it, or the same where these are none.
 
     Args:
         seed: of all that is drawn.
-        donors: DER whose elements may be put in.
+        donors: from `elements_of`.
     """
     draw = random.Random(seed)  # noqa: S311  # a fuzzer's choices are no secret
     try:
@@ -75,7 +85,7 @@ def mutate(octets: bytes, most: int, seed: int, donors: Sequence[bytes] = ()) ->
     return changed if len(changed) <= most else octets[:most]
 
 
-def _change(top: Element, draw: random.Random, donors: Sequence[bytes]) -> None:
+def _change(top: Element, draw: random.Random, donors: Sequence[tuple[int, bytes]]) -> None:
     parents = [each for each in top.all() if each.parts]
     if not parents:
         return
@@ -95,10 +105,9 @@ def _change(top: Element, draw: random.Random, donors: Sequence[bytes]) -> None:
         case 4:
             parent.parts[at] = Element(draw.choice(_TAGS), parts=[chosen])
         case 5 | 6 if donors:
-            alike = [each for donor in read(draw.choice(donors)) for each in donor.all()]
-            same_tag = [each for each in alike if each.tag == chosen.tag]
-            put_in = draw.choice(same_tag or alike)
-            parent.parts[at : at + draw.randrange(2)] = [put_in]
+            some = draw.choices(donors, k=16)
+            alike = [each for each in some if each[0] == chosen.tag]
+            parent.parts[at : at + draw.randrange(2)] = [Element(*draw.choice(alike or some))]
         case _:
             # The copy leaves alone the other places where a duplicated element stands.
             parent.parts[at] = Element(chosen.tag, _other_contents(chosen, draw))
