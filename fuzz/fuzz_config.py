@@ -103,7 +103,7 @@ def program_file(choices: Choices, command: click.Command) -> str:
 
 def profiles_file(choices: Choices) -> str:
     """Return a file of profiles."""
-    lines = []
+    lines: list[str] = []
     while choices and len(lines) < 32:
         match choices.number() % 8:
             case 0:

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import atheris
 
-TESTS = Path(__file__).parent.parent / "tests"
-sys.path.append(str(TESTS / "corpus"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "corpus"))
 
 with atheris.instrument_imports(include=["protocol", "vmi_agent.judging", "vmi_agent.ca.certificate"]):
     from protocol import der
@@ -74,7 +73,8 @@ PROFILES = (
     ),
 )
 USERS = ("hmc", "strict", "hmc", "nobody")
-SEEDS = [path.read_bytes() for path in sorted((TESTS / "corpus" / "csrs").iterdir())]
+CORPUS = Path(__file__).parent.parent / "tests" / "corpus" / "csrs"
+SEEDS = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
 DONORS = elements_of(seed for seed in SEEDS if len(seed) < 700)
 KEYS = (
     ec_key(ec.SECP256R1()),

@@ -9,6 +9,7 @@ and what is taken apart is put together again without loss.
 import random
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -107,10 +108,8 @@ def one_input(data: bytes) -> None:
         octets = csr_with(octets[:half], octets[half:])
     parts(octets)
     for shape in (der.leaf_subject_and_key, der.csr_subject_and_key):
-        try:
+        with suppress(DerError):
             assert all(each in octets for each in shape(octets))
-        except DerError:
-            pass
     check_certificate(octets)
     check_csr(octets)
 

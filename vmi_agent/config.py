@@ -29,13 +29,12 @@ class PublishingConfig:
     crl_period: timedelta
 
     def __post_init__(self) -> None:
-        if self.publish_at is not None:
-            if not _is_plain_url(self.publish_at):
-                raise ConfigError(
-                    f"--publish-at {self.publish_at!r} is refused. Accepted: an http: URL without query, such as"
-                    " http://bmc.example.com/pki (http, as who checks a certificate cannot check another one first:"
-                    " RFC 5280, 8)."
-                )
+        if self.publish_at is not None and not _is_plain_url(self.publish_at):
+            raise ConfigError(
+                f"--publish-at {self.publish_at!r} is refused. Accepted: an http: URL without query, such as"
+                " http://bmc.example.com/pki (http, as who checks a certificate cannot check another one first: RFC"
+                " 5280, 8)."
+            )
         if self.crl_period >= self.crl_validity:
             hours = self.crl_validity // timedelta(hours=1)
             raise ConfigError(f"--crl-period-hours must be less than --crl-validity-hours, which is {hours}")
