@@ -195,7 +195,7 @@ class Responders:
             recorded_ms=milliseconds(now),
         )
         self._ledger.record_intent(intent)
-        der = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
+        der, _ = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
         return x509.load_der_x509_certificate(der)
 
 
