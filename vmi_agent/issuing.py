@@ -88,8 +88,8 @@ class Issuing:
         still_wanted()
         outcome = self._ledger.record_intent(intent)
         if isinstance(outcome, Resumed):
-            # Only the very TBS that this agent would have recorded then: nobody gets to choose what is signed by writing
-            # into the ledger, and agents with different profiles do not sign each other's.
+            # Only the very TBS that this agent would have recorded then: nobody gets to choose what is signed by
+            # writing into the ledger, and agents with different profiles do not sign each other's.
             recorded_at = datetime.fromtimestamp(outcome.recorded_ms / 1000, UTC)
             recorded = self._intent(request, approved, authority, outcome.serial, recorded_at)
             if recorded.tbs == outcome.tbs:
