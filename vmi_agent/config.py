@@ -53,6 +53,7 @@ class Config:
         max_requests: how many requests are under way or waiting, over all connections.
         key_type: of the CA that is made where there is none.
         ephemeral_ca: make a new root at this start, whose key is in memory only.
+        shared: other agents of this machine may serve from the same state directory.
         access: opens the CA's keys.
         publishing: CRLs and where they are.
         anchor_to: where the audit's head is written down.
@@ -71,6 +72,7 @@ class Config:
     max_requests: int
     key_type: str
     ephemeral_ca: bool
+    shared: bool
     access: Access = field(repr=False)
     publishing: PublishingConfig
     anchor_to: AnchorTo
@@ -80,6 +82,11 @@ class Config:
     def __post_init__(self) -> None:
         if not self.listen:
             raise ConfigError("no listener: give at least one --listen ENDPOINT, such as tcp:7700:interface=127.0.0.1")
+        if self.ephemeral_ca and self.shared:
+            raise ConfigError(
+                "--ephemeral-ca and --shared are both given: no other agent has a key that is in memory only. Leave one"
+                " out."
+            )
         for description in self.listen:
             if not has_tls(description) and not is_local(description):
                 raise ConfigError(
