@@ -38,7 +38,7 @@ class File:
     def truncate(self, size: int) -> None:
         """Cut the file off, or make it longer, in the cache."""
         self.is_cut = self.is_cut or size < len(self.cached)
-        self.cached = self.cached[:size] + bytes(size - len(self.cached))
+        self.cached = self.cached[:size] + bytes(max(0, size - len(self.cached)))
         self.dirty = {page for page in self.dirty if page * PAGE < size}
 
     def sync(self) -> None:

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from agents import Time, always, open_agent
 from crashes import ask, chosen, kept, port_of_agent, questions, seed, serve, state_with_ca
-from faults import Call, Faults
+from faults import SYNC, Call, Faults
 from power_loss import Disk
 
 from protocol.records import SignCsr
@@ -46,7 +47,7 @@ def assert_each_loss_is_survived(
     directory: Path, disk: Disk, calls: Sequence[Call], received: Sequence[tuple[int, bytes]], count: int
 ) -> None:
     """After any of the calls, nothing is lost with what was not synced, whether all of that or some."""
-    points = set(chosen(range(1, len(calls) + 1), count))
+    points = {*chosen(range(1, len(calls) + 1), count), len(calls)}
     chance = random.Random(seed())  # noqa: S311  # not a secret
     for point, call in enumerate(calls, start=1):
         disk.make(call)
@@ -75,3 +76,44 @@ def test_power_fails_at_a_step_of_an_agent(tmp_path: Path) -> None:
         assert agent.stop(signal.SIGTERM) == 0
     assert len(received) == len(questions())
     assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_power_fails_after_a_sync_failed_and_the_agent_was_restarted(tmp_path: Path, end: signal.Signals) -> None:
+    """What a failed sync left in the system's cache alone is not built upon: each later certificate is found again."""
+    state = state_with_ca(tmp_path / "agent")
+    faults = Faults(state, tmp_path, keep_data=True)
+    disk = Disk(state, faults.data)
+    first, second, third = questions()
+    with serve(state, faults) as agent:
+        port = port_of_agent(agent)
+        received = receive_in_turn(port, faults, [first])
+        faults.fail(SYNC, suffix="-wal")
+        assert receive_in_turn(port, faults, [second]) == []
+        agent.stop(end)
+    faults.stop()
+    with serve(state, faults) as agent:
+        received += receive_in_turn(port_of_agent(agent), faults, [second, third])
+        assert len(received) == len(questions())
+        agent.stop(signal.SIGKILL)
+    assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST // 4)
+
+
+def test_power_fails_after_a_sync_failed_and_the_agent_went_on(tmp_path: Path) -> None:
+    """The agent says once that it cannot write, goes on by itself, and each later certificate is found again."""
+    state = state_with_ca(tmp_path / "agent")
+    faults = Faults(state, tmp_path, keep_data=True)
+    disk = Disk(state, faults.data)
+    first, second, third = questions()
+    with serve(state, faults) as agent:
+        port = port_of_agent(agent)
+        received = receive_in_turn(port, faults, [first])
+        faults.fail(SYNC)
+        assert receive_in_turn(port, faults, [second, third]) == []
+        faults.stop()
+        received += receive_in_turn(port, faults, [second, third])
+        agent.wait_for("ledger cannot be written, nothing is issued")
+        agent.wait_for("ledger written again")
+        assert len(received) == len(questions())
+        agent.stop(signal.SIGKILL)
+    assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST // 4)

@@ -7,6 +7,7 @@ same transactions.
 
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from runtime.files import sync_directory
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
@@ -32,7 +34,7 @@ from vmi_agent.ledger.ledger_rows import (
     record_intents,
     record_signatures,
 )
-from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, prepare, reason
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, prepare, reason, settle
 from vmi_agent.ledger.ledger_takeover import audit_of_before
 
 # The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
@@ -74,9 +76,12 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {error.strerror}") from error
         self._engine = open_ledger(self._path, for_writing=True)
         try:
+            settle(self._engine)
             with self._engine.begin() as connection:
                 self.abandoned_at_start = _take_over(connection, now)
-        except (SQLAlchemyError, UnicodeDecodeError, LedgerUnavailable) as error:
+            # SQLite does the same for its log of writes, but does not mind where it fails.
+            sync_directory(state_dir)
+        except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._reader = open_ledger(self._path, for_writing=False)
