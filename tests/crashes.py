@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import secrets
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from agents import create_ca, request
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from csrs import make_csr
-from faults import Faults
+from faults import Faults, ForkedProcess
 from processes import Process, port_of
 from raw_asker import RawAsker
 from sqlalchemy import select
@@ -103,7 +104,7 @@ def serve(state: Path, faults: Faults | None = None) -> Process:
     """Start an agent on a free port."""
     listen = ("--listen", "tcp:0:interface=127.0.0.1", "--key-type", "p256")
     command = ("vmi-agent", "serve", "--state-dir", str(state), *listen)
-    return faults.start(*command) if faults else Process(*command)
+    return faults.start(*command) if faults else ForkedProcess(*command)
 
 
 def port_of_agent(agent: Process) -> int:
@@ -144,3 +145,38 @@ def assert_goes_on(state: Path, received: Sequence[bytes], asked: Sequence[SignC
         assert agent.stop(signal.SIGTERM) == 0
     assert "Traceback" not in "".join(agent.lines)
     kept(state)
+
+
+def begin(directory: Path, state: Path) -> Faults:
+    """Return the faults of the processes that use a copy of a state directory, which is at `under`."""
+    directory.mkdir()
+    shutil.copytree(state, directory / state.name)
+    return Faults(directory / state.name, directory)
+
+
+def crash_command(
+    directory: Path, state: Path, command: Sequence[str], check: Callable[[Path], None], count: int, stdin: str = ""
+) -> None:
+    """Kill a command before and after each of its steps, and look at what it left each time.
+
+    Args:
+        directory: for copies of `state`; the command is run with `--state-dir` of one.
+        check: is given the copy, and fails where it is not in order.
+        count: how many points `make test` takes.
+    """
+    faults = begin(directory / "whole", state)
+    done = faults.run(*command, "--state-dir", str(faults.under), stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    steps = len(faults.calls())
+    assert steps
+
+    def crash(point: tuple[str, int]) -> None:
+        when, step = point
+        faults = begin(directory / f"{when}-{step}", state)
+        faults.kill(when, step)
+        done = faults.run(*command, "--state-dir", str(faults.under), stdin=stdin)
+        assert done.returncode == -signal.SIGKILL, done
+        faults.stop()
+        check(faults.under)
+
+    at_each(chosen([(when, step) for step in range(1, steps + 1) for when in WHEN], count), crash)

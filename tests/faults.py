@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import forks
 from needs import need
-from processes import BIN, Process
+from processes import Process
 from run_log import LINES
 
 SYNC, ROOM, NAME = 1, 2, 4
@@ -53,6 +54,20 @@ def library() -> str:
     return str(path)
 
 
+class ForkedProcess(Process):
+    """The same process, forked."""
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> forks.Forked:
+        return forks.start(command, environment)
+
+
+def run_forked(*command: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run one of our commands to its end, or its death."""
+    done = forks.run([*command], os.environ | variables, stdin)
+    LINES.append(done.stderr)
+    return done
+
+
 class Faults:
     """The faults that processes meet in one directory, changed while they run.
 
@@ -68,7 +83,6 @@ class Faults:
         self._control = beside / "control"
         self.data = beside / "data"
         self.variables = {
-            "LD_PRELOAD": library(),
             "FAULTS_UNDER": str(self.under),
             "FAULTS_LOG": str(self._log),
             "FAULTS_CONTROL": str(self._control),
@@ -78,15 +92,11 @@ class Faults:
 
     def start(self, *command: str) -> Process:
         """Start a process of ours under the faults."""
-        return Process(*command, **self.variables)
+        return ForkedProcess(*command, **self.variables)
 
     def run(self, *command: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run a command of ours under the faults, to its end or its death."""
-        environment = os.environ | self.variables
-        words = [str(BIN / command[0]), *command[1:]]
-        done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, env=environment)
-        LINES.append(done.stderr)
-        return done
+        return run_forked(*command, stdin=stdin, **self.variables)
 
     def calls(self) -> list[Call]:
         """Return what was called so far, by all processes in turn."""

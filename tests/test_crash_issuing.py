@@ -7,24 +7,15 @@ import shutil
 import signal
 from pathlib import Path
 
-from crashes import WHEN, ask, assert_goes_on, at_each, chosen, port_of_agent, questions, serve, state_with_ca
-from faults import Faults
+from crashes import WHEN, ask, assert_goes_on, at_each, begin, chosen, port_of_agent, questions, serve, state_with_ca
 
 IN_MAKE_TEST = 3
 
 
-def begin(directory: Path, state: Path) -> tuple[Path, Faults]:
-    """Return a copy of a state directory, and the faults of the processes that use it."""
-    directory.mkdir()
-    copy = directory / "agent"
-    shutil.copytree(state, copy)
-    return copy, Faults(copy, directory)
-
-
 def count_steps(directory: Path, state: Path) -> int:
     """Return how many steps it takes to answer all the questions."""
-    copy, faults = begin(directory, state)
-    with serve(copy, faults) as agent:
+    faults = begin(directory, state)
+    with serve(faults.under, faults) as agent:
         port = port_of_agent(agent)
         before = len(faults.calls())
         assert len(ask(port, questions())) == len(questions())
@@ -41,15 +32,15 @@ def test_agent_is_killed_at_a_step_of_issuing(tmp_path: Path) -> None:
     def crash(point: tuple[str, int]) -> None:
         when, step = point
         directory = tmp_path / f"{when}-{step}"
-        copy, faults = begin(directory, state)
-        with serve(copy, faults) as agent:
+        faults = begin(directory, state)
+        with serve(faults.under, faults) as agent:
             port = port_of_agent(agent)
             faults.kill(when, len(faults.calls()) + step)
             received = ask(port, questions())
             if len(received) < len(questions()):
                 assert agent.wait() == -signal.SIGKILL
                 died.append(step)
-        assert_goes_on(copy, received, questions())
+        assert_goes_on(faults.under, received, questions())
         shutil.rmtree(directory)
 
     taken = chosen(points, IN_MAKE_TEST)
