@@ -57,7 +57,7 @@ def chosen(points: Sequence[_Point], count: int) -> list[_Point]:
     return [points[n] for n in sorted(picked)]
 
 
-def at_each(points: Sequence[_Point], crash: Callable[[_Point], None]) -> None:
+def at_each(points: Sequence[_Point], crash: Callable[[_Point], object]) -> None:
     """Crash at each point, a few at once; say at which one it went wrong."""
 
     def told(point: _Point) -> None:

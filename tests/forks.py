@@ -71,7 +71,7 @@ def start(command: list[str], environment: Mapping[str, str]) -> Forked:
     with open(os.devnull, "rb+", buffering=0) as null:
         process = Forked(command, environment, (null.fileno(), null.fileno(), writer))
     os.close(writer)
-    process.stderr = open(reader, "rb")
+    process.stderr = os.fdopen(reader, "rb")
     return process
 
 
@@ -115,12 +115,15 @@ def _server() -> str:
 
 def _serve(path: str) -> None:
     """Fork a process for each that connects, until standard input ends."""
-    import pkilint.loader  # noqa: F401  # a start lints its profiles
-
     import bmc_proxy.cli
     import bmc_proxy.service
     import vmi_agent.cli
     import vmi_agent.service
+    from vmi_agent.issuing import utc_now
+    from vmi_agent.judging.profile import Profile
+    from vmi_agent.judging.profile_lint import lint
+
+    assert lint(Profile(), utc_now()) == []  # as each start does, which takes much that is imported only then
 
     mains = {"vmi-agent": vmi_agent.cli.main, "bmc-proxy": bmc_proxy.cli.main}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
