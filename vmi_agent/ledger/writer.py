@@ -7,6 +7,7 @@ same transactions. Other processes may write as well, in turns.
 
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -18,12 +19,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from runtime.files import sync_directory
 from vmi_agent.errors import ClosedOff, LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_events import events_of, signed
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
-from vmi_agent.ledger.ledger_schema import BUSY_TIMEOUT_S, FILE_NAME, open_ledger, reason
+from vmi_agent.ledger.ledger_schema import BUSY_TIMEOUT_S, FILE_NAME, open_ledger, reason, settle
 from vmi_agent.ledger.ledger_takeover import take_over
 from vmi_agent.ledger.turns import Turns
 
@@ -71,9 +73,14 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {error.strerror}") from error
         self._engine = open_ledger(self._path, for_writing=True)
         try:
-            with self._turns.take(BUSY_TIMEOUT_S), self._engine.begin() as connection:
-                self.abandoned_at_start = take_over(connection, now, alone=alone)
-        except (SQLAlchemyError, UnicodeDecodeError, LedgerUnavailable) as error:
+            with self._turns.take(BUSY_TIMEOUT_S):
+                if alone:
+                    settle(self._engine)
+                with self._engine.begin() as connection:
+                    self.abandoned_at_start = take_over(connection, now, alone=alone)
+            # SQLite does the same for its log of writes, but does not mind where it fails.
+            sync_directory(state_dir)
+        except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
             self._turns.close()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
