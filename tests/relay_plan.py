@@ -60,7 +60,7 @@ class Plan:
     refused_s: tuple[float, ...]
 
 
-def plan_of(seed: int, kinds: Iterable[Kind], connections: int = 4, longest_s: float = 1.5) -> Plan:
+def plan_of(seed: int, kinds: Iterable[Kind], connections: int = 3, longest_s: float = 1.5) -> Plan:
     """Return the plan of a seed, always the same for the same arguments.
 
     Args:
