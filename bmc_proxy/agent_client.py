@@ -1,24 +1,45 @@
-"""All agents of this proxy: which of them is asked, and whether its answer can be one to the question."""
+"""All agents of this proxy: what can be asked of them, and whether an answer can be one to the question."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from hashlib import sha256
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
+from bmc_proxy.agent_choice import Choice
 from bmc_proxy.agent_link import AgentLink
-from bmc_proxy.errors import AgentBusy, AgentFailed, AgentUnavailable, RequestRefused
+from bmc_proxy.attempts import RETURN_S, Attempts
+from bmc_proxy.deadline import Deadline
+from bmc_proxy.errors import AgentFailed, RequestRefused
 from protocol.der import DerError, csr_subject_and_key, leaf_subject_and_key
 from protocol.records import Chain, GetChain, GetOcsp, GetPublished, OcspAnswer, Published, SignCsr, Signed
+from runtime.sparse import Sparse
+
+_Answer = TypeVar("_Answer")
 
 _log = Logger()
 
 
 class Agents:
-    """All agents of this proxy."""
+    """All agents of this proxy.
+
+    A request that finds none connected, or none with room, is refused at once. One that was begun is carried on as
+    `Attempts` says, until its deadline.
+
+    Attributes:
+        on_room: called when an agent takes requests again, as it connected or its window was full, and when one takes
+            no more. Requests that were begun before come first.
+    """
 
     def __init__(self, links: Sequence[AgentLink]) -> None:
+        self.on_room: Callable[[], None] = lambda: None
         self._links = links
+        self._choice = Choice(links)
+        self._choice.on_room = lambda: self.on_room()
+        self._tell = Sparse(_log.warn, time.monotonic)
 
     def start(self) -> None:
         """Begin to connect to all of them."""
@@ -34,58 +55,82 @@ class Agents:
         """The newest root generation that a connected agent told of; 0 where none is connected."""
         return max((link.root_generation for link in self._links if link.connected), default=0)
 
-    async def sign(self, record: SignCsr) -> Signed:
-        """Have a CSR signed by the connected agent with the fewest answers to give. Raises as `AgentLink.ask` does."""
-        link = self.pick()
-        answer = await link.ask(record)
-        assert isinstance(answer, Signed)  # the connection lets no other answer through
-        if not _is_for(answer, record.csr):
-            _log.error("agent answered for another CSR", agent=link.name, csr_sha256=sha256(record.csr).hexdigest())
-            raise AgentFailed
-        return answer
+    def room(self) -> tuple[int, int]:
+        """Return how many agents are connected, and how many more requests they take together at this moment."""
+        return self._choice.connected, self._choice.room
 
-    async def chain(self, record: GetChain) -> Chain:
-        """Ask one of the agents for its chain. Raises as `AgentLink.ask` does."""
-        return await chain_of(self.pick(), record)
+    async def sign(self, record: SignCsr, deadline: Deadline) -> Signed:
+        """Have a CSR signed. Raises as `Attempts.run` does.
 
-    async def ocsp(self, record: GetOcsp) -> OcspAnswer:
-        """Ask one of the agents for an OCSP response. Raises as `AgentLink.ask` does, but for RequestRefused."""
-        try:
-            answer = await self.pick().ask(record)
-        except RequestRefused as error:
-            raise AgentFailed from error
-        assert isinstance(answer, OcspAnswer)  # the connection lets no other answer through
-        return answer
+        Args:
+            record: goes out with what is left of the deadline.
+        """
+        return await self._attempt(partial(_signed_by, record, deadline), deadline, patience_s=RETURN_S)
 
-    def pick(self) -> AgentLink:
-        """Return the link to the connected agent with the fewest answers to give.
+    async def chain(self, deadline: Deadline) -> Chain:
+        """Ask one of the agents for its chain. Raises as `Attempts.run` does."""
+        return await self._attempt(partial(chain_of, deadline=deadline), deadline)
+
+    async def ocsp(self, request: bytes, deadline: Deadline) -> OcspAnswer:
+        """Ask one of the agents for an OCSP response. Raises as `Attempts.run` does, but for RequestRefused."""
+        return await self._attempt(partial(_ocsp_by, request, deadline), deadline)
+
+    async def work_with_one(
+        self, work: Callable[[AgentLink], Coroutine[Any, Any, _Answer]], deadline: Deadline
+    ) -> _Answer:
+        """Do what takes several questions to one agent; from the start with another one where that cannot answer.
 
         Raises:
-            AgentUnavailable, AgentBusy: there is none, or none with room.
+            ExchangeError: as `Attempts.run` does.
         """
-        connected = [link for link in self._links if link.connected]
-        if not connected:
-            raise AgentUnavailable
-        with_room = [link for link in connected if link.room > 0]
-        if not with_room:
-            raise AgentBusy
-        return min(with_room, key=lambda link: link.unanswered)
+        return await self._attempt(work, deadline, may_hedge=False)
+
+    async def _attempt(
+        self,
+        work: Callable[[AgentLink], Coroutine[Any, Any, _Answer]],
+        deadline: Deadline,
+        *,
+        patience_s: float = 0.0,
+        may_hedge: bool = True,
+    ) -> _Answer:
+        return await Attempts(
+            self._choice, work, deadline, self._tell, patience_s=patience_s, may_hedge=may_hedge
+        ).run()
 
 
-async def chain_of(link: AgentLink, record: GetChain) -> Chain:
+async def chain_of(link: AgentLink, deadline: Deadline) -> Chain:
     """Ask this agent for its chain. Raises as `AgentLink.ask` does."""
-    answer = await link.ask(record)
+    answer = await link.ask(GetChain(deadline.for_agent_ms()), deadline)
     assert isinstance(answer, Chain)  # the connection lets no other answer through
     return answer
 
 
-async def published_by(link: AgentLink, record: GetPublished) -> Published:
+async def published_by(link: AgentLink, deadline: Deadline, record: GetPublished) -> Published:
     """Ask this agent for a part of what it publishes. Raises as `AgentLink.ask` does, but for RequestRefused."""
     try:
-        answer = await link.ask(record)
+        answer = await link.ask(record, deadline)
     except RequestRefused as error:
         raise AgentFailed from error
     assert isinstance(answer, Published)  # the connection lets no other answer through
+    return answer
+
+
+async def _ocsp_by(request: bytes, deadline: Deadline, link: AgentLink) -> OcspAnswer:
+    try:
+        answer = await link.ask(GetOcsp(deadline.for_agent_ms(), request), deadline)
+    except RequestRefused as error:
+        raise AgentFailed from error
+    assert isinstance(answer, OcspAnswer)  # the connection lets no other answer through
+    return answer
+
+
+async def _signed_by(record: SignCsr, deadline: Deadline, link: AgentLink) -> Signed:
+    answer = await link.ask(record, deadline)
+    assert isinstance(answer, Signed)  # the connection lets no other answer through
+    if not _is_for(answer, record.csr):
+        _log.error("agent answered for another CSR", agent=link.name, csr_sha256=sha256(record.csr).hexdigest())
+        link.failed()
+        raise AgentFailed
     return answer
 
 

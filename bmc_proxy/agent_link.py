@@ -1,17 +1,21 @@
 """The asker's side of the channel to one agent: a connection that restores itself, requests in flight, deadlines.
 
-Whether the agent can be asked is known at any moment, so a request never waits for a connection.
+Whether the agent can be asked is known at any moment, so nobody has to wait to find out.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from random import SystemRandom
 
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bmc_proxy.agent_health import Health, after_answer, after_failure
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import (
     AgentBusy,
     AgentFailed,
@@ -35,8 +39,10 @@ from protocol.liveness import Timeouts
 from protocol.records import Answer, Chain, Error, Hello, OcspAnswer, Published, Request, Signed, Status
 from runtime.transport import ChannelTransport
 
+# Every quarter of a second at first: requests may be waiting for an agent that restarts.
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 3.0
+RETRY_FACTOR = 1.3
 
 _REFUSALS = frozenset(
     {
@@ -50,10 +56,11 @@ _REFUSALS = frozenset(
 )
 
 _log = Logger()
+_chance = SystemRandom().random
 
 
 class ProxyChannel(ChannelTransport):
-    """One connection to an agent."""
+    """One connection to an agent. What is pending is bounded by the window that the agent grants."""
 
     def __init__(self, link: "AgentLink", hello: Hello) -> None:
         super().__init__(link.clock, hello, link.timeouts, link.uids)
@@ -81,15 +88,19 @@ class ProxyChannel(ChannelTransport):
     def event_received(self, event: Event) -> None:
         match event:
             case AnswerReceived(request_id, record):
+                had_room = self.connection.room > 1
                 self._pending.pop(request_id).callback(record)
+                self._link.place_is_free(had_room=had_room)
             case LateAnswer():
                 _log.info("late answer dropped", agent=self.peer_address, late_answers=self.connection.late_answers)
+                self._link.place_is_free(had_room=self.connection.room > 1)
             case PeerReady(hello):
                 self._link.channel_ready(self, hello)
             case StatusReceived(status):
                 self._link.status_received(status)
             case PeerDraining():
                 _log.info("agent draining", agent=self.peer_address)
+                self._link.on_room()
             case PeerFailed(error):
                 _log.warn("agent refused us", agent=self.peer_address, code=error.code.name, reason=error.text)
 
@@ -122,6 +133,13 @@ class AgentLink:
         on_ready: called with this link each time a connection can be used.
         on_status: called with this link each time its agent says that it has another root or another CRL.
         uids: who may listen on a unix socket; None for this process's own user.
+
+    Attributes:
+        root_generation: the last one that the agent told of.
+        connections: how many there were that could be used.
+        health: how the agent did lately.
+        on_room: called each time the agent takes requests again, after `on_ready`, or after its window was full; and
+            each time that it takes none any more.
     """
 
     def __init__(
@@ -135,7 +153,10 @@ class AgentLink:
         uids: Collection[int] | None = None,
         on_status: Callable[["AgentLink"], None] = lambda _link: None,
     ) -> None:
-        self.root_generation = 0  # the last one that the agent told of
+        self.root_generation = 0
+        self.connections = 0
+        self.health = Health()
+        self.on_room: Callable[[], None] = lambda: None
         self.clock = clock
         self.name = name
         self.uids = uids
@@ -147,7 +168,7 @@ class AgentLink:
         # Connections in a row that ended before a HELLO: to the service they were no failures.
         self._futile = 0
         self._told = ""
-        pause_s = backoffPolicy(initialDelay=FIRST_RETRY_S, maxDelay=LONGEST_RETRY_S)
+        pause_s = backoffPolicy(FIRST_RETRY_S, LONGEST_RETRY_S, RETRY_FACTOR)
         self._service = ClientService(
             endpoint,
             _ChannelFactory(lambda: ProxyChannel(self, make_hello())),
@@ -170,7 +191,10 @@ class AgentLink:
     @property
     def connected(self) -> bool:
         """Whether an agent is there that has said HELLO and is not about to leave."""
-        return self._channel is not None and not self._channel.connection.draining
+        if self._channel is None:
+            return False
+        connection = self._channel.connection
+        return not (connection.draining or connection.closed)
 
     @property
     def room(self) -> int:
@@ -182,8 +206,17 @@ class AgentLink:
         """How many answers the agent owes."""
         return self._channel.connection.unanswered if self._channel else 0
 
-    async def ask(self, record: Request) -> Signed | Chain | Published | OcspAnswer:
-        """Return the agent's answer within the record's deadline.
+    @property
+    def is_ailing(self) -> bool:
+        """Whether others are to be asked first."""
+        return self.health.is_ailing(self.clock.seconds())
+
+    def failed(self) -> None:
+        """The agent did not do what it is there for."""
+        self.health = after_failure(self.health, self.clock.seconds(), _chance())
+
+    async def ask(self, record: Request, deadline: Deadline) -> Signed | Chain | Published | OcspAnswer:
+        """Return the agent's answer; the record goes out with what is left of the deadline.
 
         Raises:
             ExchangeError: AgentUnavailable, AgentBusy, AgentTimeout, AgentFailed, NotPublished or RequestRefused.
@@ -193,13 +226,14 @@ class AgentLink:
             raise AgentUnavailable
         if channel.connection.room <= 0:
             raise AgentBusy
-        try:
-            answer = await channel.ask(record).addTimeout(record.deadline_ms / 1000, self.clock)
-        except TimeoutError as error:
-            raise AgentTimeout from error
-        if isinstance(answer, Error):
-            raise _as_exception(answer)
-        return answer
+        answer = await deadline.limit(channel.ask(replace(record, deadline_ms=deadline.for_agent_ms())))
+        if not isinstance(answer, Error):
+            self.health = after_answer(self.health, self.clock.seconds())
+            return answer
+        error = _as_exception(answer)
+        if isinstance(error, AgentFailed) and not isinstance(error, NotPublished):
+            self.failed()
+        raise error
 
     # Told by the channel
 
@@ -210,11 +244,18 @@ class AgentLink:
     def channel_ready(self, channel: ProxyChannel, hello: Hello) -> None:
         """The agent said HELLO."""
         self._channel = channel
+        self.connections += 1
         self.root_generation = hello.root_generation
         self._futile = 0
         self._told = ""
         _log.info("agent connected", agent=self.name, root_generation=hello.root_generation, window=hello.window)
         self._on_ready(self)
+        self.place_is_free(had_room=False)
+
+    def place_is_free(self, *, had_room: bool) -> None:
+        """The agent takes one more request than before."""
+        if not had_room and self.room > 0:
+            self.on_room()
 
     def status_received(self, status: Status) -> None:
         """The agent said that something changed."""
@@ -227,7 +268,10 @@ class AgentLink:
         """A connection ended."""
         self._open = None
         if self._channel is channel:
+            if not channel.connection.draining:
+                self.failed()
             self._channel = None
+            self.on_room()
             if self._service.running:
                 _log.warn("agent lost", agent=self.name, reason=reason)
                 # Not at once: the service hears of the loss after its channel does.
@@ -262,4 +306,4 @@ def _as_exception(error: Error) -> ExchangeError:
         case ErrorCode.NOT_FOUND | ErrorCode.UNSUPPORTED:
             return NotPublished()
         case _:
-            return AgentFailed()
+            return AgentFailed(repeatable=error.retryable)

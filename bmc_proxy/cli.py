@@ -91,11 +91,18 @@ def main() -> None:
     help="Requests a second of one address; a twentieth of it before login.",
 )
 @settings.option(
+    "--max-waiting",
+    type=click.IntRange(0, 65_536),
+    default=256,
+    show_default=True,
+    help="Requests that wait for an agent with room; each address has a fair share.",
+)
+@settings.option(
     "--deadline-s",
     type=click.IntRange(1, 300),
     default=30,
     show_default=True,
-    help="How long a request may take, in seconds.",
+    help="How long a request may take from its header on, in seconds.",
 )
 @settings.log_format
 @_telling

@@ -45,7 +45,8 @@ class Config:
         session_idle_s: how long a session lives unused.
         max_connections: over all sources; a single source may have half of them.
         requests_per_s: of one source that is known; a source that is not has a twentieth.
-        deadline_s: how long a request may take.
+        max_waiting: how many requests wait for an agent that has room.
+        deadline_s: how long a request may take, from its header's last octet to its answer; see `ExchangeRequest`.
 
     Raises:
         ConfigError: a value is refused.
@@ -66,6 +67,7 @@ class Config:
     session_idle_s: int
     max_connections: int
     requests_per_s: int
+    max_waiting: int
     deadline_s: int
 
     def __post_init__(self) -> None:

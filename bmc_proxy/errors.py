@@ -4,7 +4,13 @@ from protocol.errors import ErrorCode
 
 
 class ExchangeError(Exception):
-    """Base. `text` may be shown to whoever asked: it says what to change and echoes nothing of the input."""
+    """Base. `text` may be shown to whoever asked: it says what to change and echoes nothing of the input.
+
+    Attributes:
+        repeatable: another agent may answer the same request otherwise.
+    """
+
+    repeatable = False
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -103,6 +109,8 @@ class RequestRefused(ExchangeError):
 class AgentUnavailable(ExchangeError):
     """No agent is connected, or the connection broke before the answer."""
 
+    repeatable = True
+
     def __init__(self, text: str = "The host is not ready: no signing agent is connected. Try again later.") -> None:
         super().__init__(text)
 
@@ -114,6 +122,8 @@ class AgentBusy(ExchangeError):
         retry_after_ms: what the agent says; 0 where it does not.
     """
 
+    repeatable = True
+
     def __init__(self, retry_after_ms: int = 0) -> None:
         super().__init__("The host has as many requests as it takes. Try again later.")
         self.retry_after_ms = retry_after_ms
@@ -122,6 +132,8 @@ class AgentBusy(ExchangeError):
 class AgentTimeout(ExchangeError):
     """The deadline passed. A retry with the same CSR gets the certificate if it was made after all."""
 
+    repeatable = True
+
     def __init__(self, text: str = "The host did not answer in time. Try again with the same CSR.") -> None:
         super().__init__(text)
 
@@ -129,9 +141,15 @@ class AgentTimeout(ExchangeError):
 class AgentFailed(ExchangeError):
     """The agent failed inside, or gave an answer that cannot be right."""
 
-    def __init__(self, text: str = "The host failed to sign. Nothing is wrong with the request.") -> None:
+    def __init__(
+        self, text: str = "The host failed to sign. Nothing is wrong with the request.", *, repeatable: bool = True
+    ) -> None:
         super().__init__(text)
+        self.repeatable = repeatable
 
 
 class NotPublished(AgentFailed):
     """The agent has nothing of what was asked for, or does not know the question: for a CSR that is a failure."""
+
+    def __init__(self) -> None:
+        super().__init__(repeatable=False)

@@ -1,23 +1,32 @@
 """The use cases that the dialects call. None of them knows a dialect, HTTP, or how the channel is carried."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from bmc_proxy.agent_client import Agents, chain_of
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.armour import to_pem
+from bmc_proxy.deadline import Deadline
+from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
-from protocol.records import NO_IDEMPOTENCY_KEY, Chain, GetChain, SignCsr
+from bmc_proxy.sources import source_of
+from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
 
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks: the account, how it is known, and where the request came from; at most 256 octets each."""
+    """Who asks: the account, how it is known, and where the request came from; at most 256 octets each.
+
+    Attributes:
+        connection: one of those that it has with us; takes turns with the others.
+    """
 
     user: str
     method: str
     address: str
+    connection: Hashable = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +42,52 @@ class Exchange:
 
     Args:
         agents: who signs.
+        door: where CSRs wait for them.
         roots: the last root received.
-        deadline_s: how long a request may take.
+        deadline_s: how long what nobody asked for may take.
     """
 
-    def __init__(self, agents: Agents, roots: RootCache, deadline_s: float) -> None:
+    def __init__(self, agents: Agents, door: Door, roots: RootCache, deadline_s: float) -> None:
         self._agents = agents
+        self._door = door
         self._roots = roots
-        self._deadline_ms = int(deadline_s * 1000)
+        self._deadline_s = deadline_s
         self.root_generation: int | None = None  # of the last root that an agent presented to this process
 
-    async def sign_csr(self, der: bytes, requester: Requester, idempotency_key: str | None) -> list[str]:
+    async def sign_csr(
+        self, der: bytes, requester: Requester, idempotency_key: str | None, deadline: Deadline
+    ) -> list[str]:
         """Return the chain for a CSR, each certificate in PEM: leaf, issuing CA if there is one, root.
 
         Args:
             der: the CSR.
             idempotency_key: the requester's own; the same one gets the same certificate.
+            deadline: by when.
 
         Raises:
             ExchangeError: any of its family.
         """
         record = SignCsr(
-            deadline_ms=self._deadline_ms,
+            deadline_ms=deadline.for_agent_ms(),
             idempotency_key=_key_octets(idempotency_key),
             user=requester.user,
             method=requester.method,
             address=requester.address,
             csr=der,
         )
-        signed = await self._agents.sign(record)
+        path = (source_of(requester.address), requester.user, requester.connection)
+        async with self._door.turn(path, len(der), deadline):
+            signed = await self._agents.sign(record, deadline)
         return [to_pem(certificate) for certificate in signed.chain]
 
-    async def root(self) -> Root:
+    async def root(self, deadline: Deadline) -> Root:
         """Return the trust anchor, from an agent if one can be asked, else the last one received.
 
         Raises:
             ExchangeError: no agent can be asked and none was ever received.
         """
         try:
-            chain = await self._agents.chain(GetChain(self._deadline_ms))
+            chain = await self._agents.chain(deadline)
         except (AgentUnavailable, AgentTimeout):
             last = self._roots.last()
             if last is None:
@@ -85,7 +101,7 @@ class Exchange:
         Raises:
             ExchangeError: it could not be asked.
         """
-        chain = await chain_of(link, GetChain(self._deadline_ms))
+        chain = await chain_of(link, Deadline.after(link.clock, self._deadline_s))
         self._keep_root(chain)
 
     def _keep_root(self, chain: Chain) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, NotPublished
+from bmc_proxy.deadline import Deadline
+from bmc_proxy.errors import AgentBusy, AgentFailed, NotPublished
 from protocol.records import GetPublished, PublicationKind, Published
 
 # What changes between its parts is begun anew; a CRL does not change that often.
@@ -32,17 +33,13 @@ class Fetching:
 
     Args:
         ask: asks the agent for one part.
-        seconds: of a clock that goes forward.
-        deadline_s: how long the whole may take.
+        deadline: of the whole.
         reserve: is told how many octets are to come, before they do, and raises where they are too many.
     """
 
-    def __init__(
-        self, ask: Ask, seconds: Callable[[], float], deadline_s: float, reserve: Callable[[int], None]
-    ) -> None:
+    def __init__(self, ask: Ask, deadline: Deadline, reserve: Callable[[int], None]) -> None:
         self._ask = ask
-        self._seconds = seconds
-        self._ends_at = seconds() + deadline_s
+        self._deadline = deadline
         self._reserve = reserve
 
     async def run(self, kind: PublicationKind, root_generation: int, known: Publication | None) -> Publication:
@@ -63,9 +60,7 @@ class Fetching:
         known_version = known.version if known is not None else 0
 
         async def part_at(offset: int) -> Published:
-            left_ms = int((self._ends_at - self._seconds()) * 1000)
-            if left_ms < 1:
-                raise AgentTimeout
+            left_ms = self._deadline.for_agent_ms()
             part = await self._ask(GetPublished(left_ms, kind, root_generation, known_version, offset))
             if (part.kind, part.root_generation) != (kind, root_generation):
                 raise _wrong()

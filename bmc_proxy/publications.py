@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bmc_proxy.agent_client import Agents, published_by
+from bmc_proxy.agent_link import AgentLink
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import (
     AgentBusy,
     AgentFailed,
@@ -24,7 +27,7 @@ from bmc_proxy.errors import (
     NotPublished,
 )
 from bmc_proxy.fetching import Fetching, Publication
-from protocol.records import GetOcsp, PublicationKind
+from protocol.records import PublicationKind
 
 # What is kept, and beside it what is being fetched.
 ENTRIES_LIMIT = 16
@@ -64,7 +67,7 @@ class Publications:
     Args:
         agents: who publishes.
         now: seconds since 1970-01-01 UTC.
-        deadline_s: how long a request may take.
+        deadline_s: how long a fetch may take, for however many wait for it.
     """
 
     def __init__(self, agents: Agents, now: Callable[[], float], deadline_s: float) -> None:
@@ -77,20 +80,20 @@ class Publications:
         self._reserved = 0
         self._ocsp_under_way = 0
 
-    async def crl(self, generation: int) -> Publication:
+    async def crl(self, generation: int, deadline: Deadline) -> Publication:
         """Return the CRL of a root generation's issuer.
 
         Raises:
             ExchangeError: NothingThere where there is none; AgentUnavailable, AgentBusy or AgentTimeout where the agent
                 cannot be asked and none is kept whose next update lies ahead; AgentFailed.
         """
-        return await self._get((PublicationKind.CRL, generation))
+        return await self._get((PublicationKind.CRL, generation), deadline)
 
-    async def ca_certificates(self, generation: int) -> Publication:
+    async def ca_certificates(self, generation: int, deadline: Deadline) -> Publication:
         """Return the CA certificates of a root generation. Raises as `crl` does."""
-        return await self._get((PublicationKind.CA_CERTIFICATES, generation))
+        return await self._get((PublicationKind.CA_CERTIFICATES, generation), deadline)
 
-    async def ocsp(self, request: bytes) -> OcspResponse:
+    async def ocsp(self, request: bytes, deadline: Deadline) -> OcspResponse:
         """Return the response to an OCSP request of 1 to `MAX_OCSP_REQUEST` octets.
 
         Raises:
@@ -100,7 +103,7 @@ class Publications:
             raise AgentBusy
         self._ocsp_under_way += 1
         try:
-            answer = await self._agents.ocsp(GetOcsp(int(self._deadline_s * 1000), request))
+            answer = await self._agents.ocsp(request, deadline)
         except NotPublished as error:
             raise NothingThere from error
         finally:
@@ -111,7 +114,7 @@ class Publications:
         """An agent said that there is something new, or may have something new: what is kept is asked for again."""
         self._news += 1
 
-    async def _get(self, key: _Key) -> Publication:
+    async def _get(self, key: _Key, deadline: Deadline) -> Publication:
         kept = self._kept.get(key)
         if kept is not None and self._is_current(kept):
             self._kept.move_to_end(key)
@@ -119,7 +122,7 @@ class Publications:
         if kept is None and 0 < self._agents.root_generation < key[1]:
             raise NothingThere  # whoever counts upwards costs the agent nothing
         try:
-            return await self._fetched(key)
+            return await deadline.limit(self._fetched(key, deadline.clock))
         except NotPublished as error:
             raise NothingThere from error
         except (AgentUnavailable, AgentBusy, AgentTimeout) as error:
@@ -146,7 +149,7 @@ class Publications:
 
     # One fetch at a time of each publication, for all who wait for it
 
-    def _fetched(self, key: _Key) -> Deferred[Publication]:
+    def _fetched(self, key: _Key, clock: IReactorTime) -> Deferred[Publication]:
         """Join the fetch that is under way, or begin one. Who gives up changes nothing for it."""
         waiting = self._waiting.get(key)
         is_first = waiting is None
@@ -157,7 +160,9 @@ class Publications:
         mine: Deferred[Publication] = Deferred(waiting.remove)
         waiting.append(mine)
         if is_first:
-            Deferred.fromCoroutine(self._fetch(key)).addCallbacks(
+            # Not the first one's deadline: others may have more time.
+            deadline = Deadline.after(clock, self._deadline_s)
+            Deferred.fromCoroutine(self._fetch(key, deadline)).addCallbacks(
                 partial(self._tell, key), partial(self._tell_failure, key)
             )
         return mine
@@ -174,9 +179,18 @@ class Publications:
         while waiting:
             waiting.pop(0).errback(failure)
 
-    async def _fetch(self, key: _Key) -> Publication:
-        kept, news = self._kept.get(key), self._news
-        link = self._agents.pick()
+    async def _fetch(self, key: _Key, deadline: Deadline) -> Publication:
+        news = self._news
+        try:
+            publication = await self._agents.work_with_one(partial(self._fetch_from, key, deadline), deadline)
+        except NotPublished:
+            self._kept.pop(key, None)
+            raise
+        self._keep(key, _Kept(publication, news, self._now()))
+        return publication
+
+    async def _fetch_from(self, key: _Key, deadline: Deadline, link: AgentLink) -> Publication:
+        kept = self._kept.get(key)
         reserved = 0
 
         def reserve(octets: int) -> None:
@@ -191,16 +205,11 @@ class Publications:
             reserved = octets
             self._reserved += octets
 
-        fetching = Fetching(partial(published_by, link), link.clock.seconds, self._deadline_s, reserve)
+        fetching = Fetching(partial(published_by, link, deadline), deadline, reserve)
         try:
-            publication = await fetching.run(*key, kept.publication if kept is not None else None)
-        except NotPublished:
-            self._kept.pop(key, None)
-            raise
+            return await fetching.run(*key, kept.publication if kept is not None else None)
         finally:
             self._reserved -= reserved
-        self._keep(key, _Kept(publication, news, self._now()))
-        return publication
 
     def _keep(self, key: _Key, kept: _Kept) -> None:
         self._kept[key] = kept

@@ -19,6 +19,7 @@ from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker, PamChecker
 from bmc_proxy.config import Config
+from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
@@ -103,7 +104,9 @@ class ProxyApplication:
         except (AccountsUnusable, FileRefused) as error:
             raise StartError(str(error)) from error
         self._agents = Agents(self._links())
-        self._exchange = Exchange(self._agents, self._roots(), config.deadline_s)
+        door = Door(self._reactor, self._agents.room, config.max_waiting)
+        self._agents.on_room = door.look
+        self._exchange = Exchange(self._agents, door, self._roots(), config.deadline_s)
         self._publications = Publications(self._agents, time.time, config.deadline_s)
         edge = self._edge(accounts)
         self._hashing.start()
@@ -192,6 +195,7 @@ class ProxyApplication:
             allowances=Allowances(time.monotonic, config.requests_per_s),
             user_of=user_of,
             tell_of_stranger=Sparse(_log.info, time.monotonic),
+            deadline_s=config.deadline_s,
         )
 
     def _checker(self, accounts: AccountStore) -> ICredentialsChecker:

@@ -20,6 +20,7 @@ from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker
+from bmc_proxy.door import Door
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
@@ -112,6 +113,7 @@ def edge_in(
     is_anonymous: bool = False,
     clock: Clock | None = None,
     links: Sequence[AgentLink] = (),
+    deadline_s: float = 30.0,
 ) -> TestEdge:
     """Build an edge with the one account "root", and agents if there are to be some."""
     clock = clock or Clock()
@@ -127,7 +129,9 @@ def edge_in(
     access = Access(accounts, sessions, logins)
     administration = Administration(accounts, logins, turns, at_once)
     agents = Agents(links)
-    exchange = Exchange(agents, RootCache(directory, clock.seconds, lambda _reason: None), 30)
+    door = Door(clock, agents.room, 256)
+    agents.on_room = door.look
+    exchange = Exchange(agents, door, RootCache(directory, clock.seconds, lambda _reason: None), 30)
     publications = Publications(agents, clock.seconds, 30)
     dialects: list[Dialect] = [
         Phosphor(exchange, access),
@@ -145,6 +149,7 @@ def edge_in(
         allowances,
         lambda _certificate: None,
         Sparse(_log.info, clock.seconds),
+        deadline_s,
     )
     site = ExchangeSite(edge, is_anonymous=is_anonymous)
     site.doStart()

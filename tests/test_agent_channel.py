@@ -26,10 +26,10 @@ from twisted.internet.testing import StringTransport
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.events import LateAnswer, PeerDraining
-from protocol.records import Chain, Error, GetChain, GetOcsp, Hello, OcspAnswer, Role, Signed, Status
-from vmi_agent.dispatch import Dispatch
+from protocol.records import Cancel, Chain, Error, GetChain, GetOcsp, Hello, OcspAnswer, Role, SignCsr, Signed, Status
+from vmi_agent.dispatch import Dispatch, Outcome, failed
 from vmi_agent.ledger.ledger_schema import FILE_NAME
-from vmi_agent.server import OCSP_AT_ONCE, AgentChannel, AgentServer, InThread
+from vmi_agent.server import OCSP_AT_ONCE, OCSP_WAITING, AgentChannel, AgentServer, InThread
 
 WINDOW = 64
 
@@ -165,14 +165,14 @@ def test_agent_cancels_what_has_not_begun(agent: tuple[Process, int, Path]) -> N
 
 
 def test_agent_after_the_deadline(agent: tuple[Process, int, Path]) -> None:
-    """Requests that wait behind the same question past their deadline are answered with DEADLINE and not signed."""
+    """Requests that wait behind the same question past their deadline, or would, are not signed, and told so."""
     slow = [request(make_csr(key="rsa2048"), user="hasty", deadline_ms=1) for _ in range(60)]
     with RawAsker(agent[1]) as asker:
         asker.ask(*slow)
         codes = {code_of(answer) for answer in asker.answers(60).values()}
 
     assert "DEADLINE" in codes
-    assert codes <= {"DEADLINE", "SIGNED"}
+    assert codes <= {"BUSY", "DEADLINE", "SIGNED"}
 
 
 def test_agent_answers_the_largest_csr_to_the_smallest_asker(agent: tuple[Process, int, Path]) -> None:
@@ -230,7 +230,7 @@ def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
 
 def server_of(dispatch: Dispatch, hello: Hello, in_thread: InThread = Deferred) -> AgentServer:
     """Return an agent in memory, whose threads do nothing unless they are given."""
-    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, max_requests=1)
+    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, at_once=1, max_requests=1)
 
 
 def connected(server: AgentServer) -> tuple[AgentChannel, StringTransport]:
@@ -279,29 +279,62 @@ def test_agent_tells_its_status(tmp_path: Path) -> None:
 
 
 def test_agent_at_its_limit_of_ocsp(tmp_path: Path) -> None:
-    """Sixteen OCSP requests may be under way; one more gets BUSY at once, until one of them is answered."""
+    """Sixteen OCSP requests are worked on at once and 64 wait; one more gets BUSY at once."""
     working: list[Deferred[Any]] = []
 
     def in_thread(*_: object) -> Deferred[Any]:
         working.append(Deferred())
         return working[-1]
 
+    count = OCSP_AT_ONCE + OCSP_WAITING + 1
     with open_agent(tmp_path, Time()) as agent:
-        channel, transport = connected(server_of(agent.dispatch, replace(AGENT_HELLO, window=64), in_thread))
-        for number in range(1, OCSP_AT_ONCE + 2):
+        channel, transport = connected(server_of(agent.dispatch, replace(AGENT_HELLO, window=count), in_thread))
+        for number in range(1, count + 1):
             channel.dataReceived(encode(GetOcsp(1000, b"%d" % number), number))
         [(request_id, answer)] = sent_records(transport.value())
-        assert (request_id, code_of(answer)) == (OCSP_AT_ONCE + 1, "BUSY")
+        assert (request_id, code_of(answer)) == (count, "BUSY")
+        assert len(working) == OCSP_AT_ONCE
         transport.clear()
 
         response = OcspAnswer(0, b"response")
         working[0].callback(response)
-        channel.dataReceived(encode(GetOcsp(1000, b"again"), OCSP_AT_ONCE + 2))
+        channel.dataReceived(encode(Cancel(), count - 1))
 
-        assert sent_records(transport.value()) == [(1, response)]
+        assert [(number, code_of(each)) for number, each in sent_records(transport.value())[1:]] == [
+            (count - 1, "CANCELLED")
+        ]
         assert len(working) == OCSP_AT_ONCE + 1
         channel.connectionLost()
-        working[1].callback(response)  # nobody is there to be told
+        working[1].callback(response)  # nobody is there to be told, and nothing that waited is begun for nobody
+        assert len(working) == OCSP_AT_ONCE + 1
+
+
+def test_agent_is_fair_between_connections(tmp_path: Path) -> None:
+    """Where one proxy has filled all places, another one's request takes the last of them, and the next turn."""
+    working: list[tuple[Any, Deferred[Any]]] = []
+
+    def in_thread(_work: object, record: SignCsr, *_: object) -> Deferred[Any]:
+        working.append((record.user, Deferred()))
+        return working[-1][1]
+
+    with open_agent(tmp_path, Time()) as agent:
+        hello = replace(AGENT_HELLO, window=9)
+        server = AgentServer(Clock(), agent.dispatch, lambda: hello, in_thread, at_once=1, max_requests=4)
+        (flooding, flood), (asking, quiet) = connected(server), connected(server)
+        for number in range(1, 7):
+            flooding.dataReceived(encode(request(make_csr(), user=f"flood{number}"), number))
+        assert [(number, code_of(each)) for number, each in sent_records(flood.value())] == [(5, "BUSY"), (6, "BUSY")]
+        flood.clear()
+
+        asking.dataReceived(encode(request(make_csr(), user="quiet"), 1))
+        assert [(number, code_of(each)) for number, each in sent_records(flood.value())] == [(4, "BUSY")]
+        for _ in range(2):
+            working[-1][1].callback(Outcome(failed("test"), "not signed", {}))
+
+        assert [user for user, _ in working] == ["flood1", "flood2", "quiet"]
+        assert quiet.value() == b""
+        for channel in (flooding, asking):
+            channel.connectionLost()
 
 
 def test_agent_answers_at_the_pace_of_the_reader(tmp_path: Path) -> None:
@@ -334,7 +367,7 @@ def test_agent_whose_root_changes_before_the_peers_hello(tmp_path: Path) -> None
     """A proxy that was told the old generation in HELLO is told the new one as soon as it can be."""
     with open_agent(tmp_path, Time()) as agent:
         hellos = [AGENT_HELLO, replace(AGENT_HELLO, root_generation=AGENT_HELLO.root_generation + 1)]
-        server = AgentServer(Clock(), agent.dispatch, lambda: hellos[0], Deferred, max_requests=1)
+        server = AgentServer(Clock(), agent.dispatch, lambda: hellos[0], Deferred, at_once=1, max_requests=1)
         transport = StringTransport()
         channel = server.buildProtocol(transport.getPeer())
         assert channel is not None
@@ -362,5 +395,5 @@ def test_agent_whose_worker_ends_by_a_panic(tmp_path: Path, log_watch: LogWatch)
             (2, "FAILED"),
             (3, "FAILED"),
         ]
-        assert (server.admission.admitted, server.ocsp_admission.admitted) == (0, 0)
+        assert (server.admission.under_way, server.ocsp_admission.under_way) == (0, 0)
         channel.connectionLost()

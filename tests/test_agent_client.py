@@ -23,6 +23,7 @@ from twisted.python.threadpool import ThreadPool
 
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink, ProxyChannel
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentBusy, AgentTimeout, AgentUnavailable
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
@@ -43,7 +44,7 @@ async def agent_server(state_dir: Path) -> AsyncIterator[tuple[AgentServer, ILis
     in_thread = partial(deferToThreadPool, reactor, pool)
     with open_agent(state_dir, Time()) as agent:
         pool.start()
-        server = AgentServer(reactor, agent.dispatch, lambda: AGENT_HELLO, in_thread, max_requests=100)
+        server = AgentServer(reactor, agent.dispatch, lambda: AGENT_HELLO, in_thread, at_once=16, max_requests=100)
         port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)
         try:
             yield server, port
@@ -70,16 +71,21 @@ async def link_to(port: IListeningPort) -> AsyncIterator[AgentLink]:
         await link.stop()
 
 
+def in_time() -> Deadline:
+    """Return a deadline that no test gets to."""
+    return Deadline.after(reactor, 30.0)
+
+
 @pytest_twisted.ensureDeferred
 async def test_link_asks_and_is_answered(tmp_path: Path) -> None:
     """Two requests in flight on one connection come back each with the certificate for its own key."""
     csrs = [make_csr(), make_csr(key="rsa2048")]
     async with agent_server(tmp_path) as (_, port), link_to(port) as link:
         agents = Agents([link])
-        asked = [Deferred.fromCoroutine(agents.sign(request(csr))) for csr in csrs]
+        asked = [Deferred.fromCoroutine(agents.sign(request(csr), in_time())) for csr in csrs]
         assert (link.room, link.unanswered) == (0, 2)
         with pytest.raises(AgentBusy):
-            await agents.sign(request(make_csr()))
+            await agents.sign(request(make_csr()), in_time())
         answers = [await each for each in asked]
 
         for csr, answer in zip(csrs, answers, strict=True):
@@ -95,9 +101,9 @@ async def test_link_without_an_agent() -> None:
     link.start()
     try:
         with pytest.raises(AgentUnavailable):
-            await link.ask(SIGN)
+            await link.ask(SIGN, in_time())
         with pytest.raises(AgentUnavailable):
-            await Agents([link]).sign(SIGN)
+            await Agents([link]).sign(SIGN, in_time())
     finally:
         await link.stop()
 
@@ -157,7 +163,7 @@ class Channel:
 
     def ask(self) -> Asked:
         """Ask through the link."""
-        return Asked(Deferred.fromCoroutine(self.link.ask(SIGN)))
+        return Asked(Deferred.fromCoroutine(self.link.ask(SIGN, Deadline.after(self.clock, 30.0))))
 
     def sent(self) -> list[object]:
         """Return, and forget, the records that were written."""

@@ -235,7 +235,7 @@ def test_https_is_there_without_being_asked_for(tmp_path: Path) -> None:
     from bmc_proxy.config import DEFAULT_HTTPS, Config
 
     def https_of(https: str | None, http: str | None) -> str | None:
-        rest = (False, None, None, None, "cn", "accounts", "bmc-proxy", 1800, 512, 1000, 30)
+        rest = (False, None, None, None, "cn", "accounts", "bmc-proxy", 1800, 512, 1000, 256, 30)
         return Config(tmp_path, ("unix:a",), (), https, http, *rest).https_at
 
     assert https_of(None, None) == DEFAULT_HTTPS == "tcp:8443"

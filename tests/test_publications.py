@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from bmc_proxy.agent_client import Agents
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, NothingThere
 from bmc_proxy.fetching import TRIES, Publication
 from bmc_proxy.publications import (
@@ -65,6 +66,11 @@ class World:
         self.publications = Publications(Agents([self.agent.link]), lambda: START + self.clock.seconds(), DEADLINE_S)
         self.agent.on_news = self.publications.look_anew
 
+    @property
+    def deadline(self) -> Deadline:
+        """Of a request that comes now."""
+        return Deadline.after(self.clock, DEADLINE_S)
+
     def publish(self, der: bytes = CRL, version: int = 1, next_update: float | None = None) -> None:
         """Have the agent publish this, of any kind and generation."""
         next_update_ms = 0 if next_update is None else int((START + next_update) * 1000)
@@ -77,7 +83,7 @@ class World:
 
     def ask(self, generation: int = 1) -> Outcome:
         """Ask for a CRL; the agent does not hear of it yet."""
-        return Outcome(self.publications.crl(generation))
+        return Outcome(self.publications.crl(generation, self.deadline))
 
     def get(self, generation: int = 1) -> Any:
         """Return the CRL, or the class of what went wrong."""
@@ -112,7 +118,7 @@ def test_ca_certificates_beside_the_crl(world: World) -> None:
     world.publish()
     world.get(1)
     world.get(2)
-    certificates = Outcome(world.publications.ca_certificates(1))
+    certificates = Outcome(world.publications.ca_certificates(1, world.deadline))
     world.agent.settle()
 
     assert certificates.value == Publication(CRL, None, 1)
@@ -472,7 +478,7 @@ def test_generation_that_is_to_come(world: World) -> None:
 def test_ocsp(world: World) -> None:
     """An OCSP request is asked of the agent each time; its response comes with its time."""
     world.agent.answer = lambda _: OcspAnswer(5_000, b"response")
-    asked = [Outcome(world.publications.ocsp(b"request")) for _ in range(2)]
+    asked = [Outcome(world.publications.ocsp(b"request", world.deadline)) for _ in range(2)]
     world.agent.settle()
 
     assert [each.value for each in asked] == [OcspResponse(b"response", 5.0)] * 2
@@ -482,11 +488,11 @@ def test_ocsp(world: World) -> None:
 def test_ocsp_at_its_limit(world: World) -> None:
     """Sixteen OCSP requests may be under way; one more is busy, and one that is given up makes room."""
     world.agent.answer = lambda _: None
-    waiting = [Outcome(world.publications.ocsp(b"request")) for _ in range(OCSP_AT_ONCE)]
-    assert Outcome(world.publications.ocsp(b"request")).failure is AgentBusy
+    waiting = [Outcome(world.publications.ocsp(b"request", world.deadline)) for _ in range(OCSP_AT_ONCE)]
+    assert Outcome(world.publications.ocsp(b"request", world.deadline)).failure is AgentBusy
 
     waiting[0].deferred.cancel()
-    another = Outcome(world.publications.ocsp(b"request"))
+    another = Outcome(world.publications.ocsp(b"request", world.deadline))
 
     assert another.failure is None
     world.agent.lose()

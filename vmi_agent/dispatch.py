@@ -118,7 +118,7 @@ class Dispatch:
             text = refused.text.encode()[:MAX_ERROR_TEXT].decode(errors="ignore")
             error = Error(refused.code, retryable=False, retry_after_ms=0, text=text)
         except NotWanted as unwanted:
-            error = Error(unwanted.code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
+            error = cancelled(unwanted.code)
         except LedgerUnavailable:  # the ledger has told of it, once for all requests; it holds the audit as well
             return _not_signed(failed(_NO_LEDGER))
         except CustodyError as failure:
@@ -148,6 +148,11 @@ class Dispatch:
         except LedgerUnavailable:
             return failed(_NO_LEDGER)
         return error
+
+
+def cancelled(code: ErrorCode = ErrorCode.CANCELLED) -> Error:
+    """Return the answer to a request that nobody waits for any more; nothing was signed."""
+    return Error(code, retryable=True, retry_after_ms=0, text="The asker gave up before a signature.")
 
 
 def failed(text: str) -> Error:

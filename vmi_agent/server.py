@@ -15,18 +15,20 @@ from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
 from protocol.liveness import Timeouts
 from protocol.records import Answer, Error, GetOcsp, GetPublished, Hello, SignCsr
+from runtime.admission import Admission, Entrant
 from runtime.endpoints import describe, source_of
 from runtime.sparse import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
-from vmi_agent.admission import Admission
-from vmi_agent.dispatch import Dispatch, Outcome, failed
+from vmi_agent.dispatch import Dispatch, Outcome, cancelled, failed
 from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
+LONGEST_RETRY_AFTER_MS = 60_000
 # Anybody may ask for a certificate's status; signing has the rest of the threads' time.
 OCSP_AT_ONCE = 16
+OCSP_WAITING = 64
 
 _log = Logger()
 
@@ -34,11 +36,19 @@ InThread = Callable[..., Deferred[Any]]
 
 
 class _Wanted:
-    """Whether somebody still waits for one request's answer; read from worker threads."""
+    """Whether somebody still waits for one request's answer; `check` is for worker threads.
 
-    def __init__(self, clock: IReactorTime, deadline: float) -> None:
+    Attributes:
+        admission: where the request may have to wait.
+        entrant: the request as it stands there.
+    """
+
+    entrant: Entrant
+
+    def __init__(self, clock: IReactorTime, deadline: float, admission: Admission) -> None:
         self._clock = clock
         self._deadline = deadline
+        self.admission = admission
         self.cancelled = False
 
     def check(self) -> None:
@@ -55,7 +65,7 @@ class AgentChannel(ChannelTransport):
     def __init__(self, server: "AgentServer", hello: Hello) -> None:
         super().__init__(server.clock, hello, server.timeouts, server.uids)
         self._server = server
-        self._under_way: dict[int, _Wanted] = {}
+        self._under_way: dict[int, _Wanted] = {}  # by request id, of what may have to wait
         self._leave_doorway: Callable[[], None] = lambda: None
 
     def connectionMade(self) -> None:
@@ -85,8 +95,7 @@ class AgentChannel(ChannelTransport):
             case RequestReceived(request_id):
                 self._answer(request_id, self._server.dispatch.chain())
             case RequestCancelled(request_id):
-                if request_id in self._under_way:
-                    self._under_way[request_id].cancelled = True
+                self._cancel(request_id)
             case PeerReady(hello):
                 self._leave_doorway()
                 certificate = peer_certificate(self.transport)
@@ -105,8 +114,8 @@ class AgentChannel(ChannelTransport):
             self.connection.tell_status(now.root_generation, self._server.crl_number)
 
     def connection_over(self, reason: str) -> None:
-        for wanted in self._under_way.values():
-            wanted.cancelled = True
+        for request_id in list(self._under_way):
+            self._cancel(request_id)
         self._leave_doorway()
         self._server.channel_over(self)
         if self.connection.peer is not None:
@@ -125,17 +134,16 @@ class AgentChannel(ChannelTransport):
     def _sign(self, request_id: int, record: SignCsr) -> None:
         server = self._server
         csr_sha256 = sha256(record.csr).digest()
-        question = (record.user, csr_sha256)
-        wanted = _Wanted(self.clock, self.clock.seconds() + record.deadline_ms / 1000)
         started_at = self.clock.seconds()
+        deadline = started_at + record.deadline_ms / 1000
+        wanted = _Wanted(self.clock, deadline, server.admission)
 
         def start() -> None:
             work = server.in_thread(server.dispatch.sign, record, csr_sha256, wanted.check)
             work.addErrback(_as_failed).addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(outcome: Outcome) -> None:
-            server.admission.leave(question)
-            del self._under_way[request_id]
+            self._leave(request_id)
             _log.info(
                 outcome.event,
                 **outcome.fields,
@@ -150,13 +158,40 @@ class AgentChannel(ChannelTransport):
             self.flush()
             server.look_whether_drained()
 
+        # Each question is a branch of its own: what repeats one under way waits for it and holds nobody else up.
+        path = (self, record.address, record.user, csr_sha256)
+        question = (record.user, csr_sha256)
+        refuse = partial(self._refuse, request_id)
+        self._enter(request_id, wanted, Entrant(path, len(record.csr), deadline, start, refuse, question))
+
+    def _enter(self, request_id: int, wanted: _Wanted, entrant: Entrant) -> None:
+        wanted.entrant = entrant
         self._under_way[request_id] = wanted
-        if not server.admission.enter(question, start):
+        wanted.admission.enter(entrant)
+
+    def _leave(self, request_id: int) -> None:
+        wanted = self._under_way.pop(request_id)
+        wanted.admission.leave(wanted.entrant)
+
+    def _refuse(self, request_id: int, wait_s: float) -> None:
+        del self._under_way[request_id]
+        self._answer(request_id, _busy(wait_s))
+        self.flush()  # it may be another connection's request that takes the place of this one
+
+    def _cancel(self, request_id: int) -> None:
+        """Nobody waits for this answer any more: a request that has not begun never does."""
+        wanted = self._under_way.get(request_id)
+        if wanted is None:
+            return  # it is one whose answer takes no time
+        wanted.cancelled = True
+        if wanted.admission.withdraw(wanted.entrant):
             del self._under_way[request_id]
-            self._answer(request_id, _busy())
+            self._answer(request_id, cancelled())
 
     def _ocsp(self, request_id: int, record: GetOcsp) -> None:
         server = self._server
+        deadline = self.clock.seconds() + record.deadline_ms / 1000
+        wanted = _Wanted(self.clock, deadline, server.ocsp_admission)
 
         def start() -> None:
             work = server.in_thread(server.dispatch.ocsp, record)
@@ -164,13 +199,15 @@ class AgentChannel(ChannelTransport):
             work.addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(answer: Answer) -> None:
-            server.ocsp_admission.leave(record.request)
+            self._leave(request_id)
             self._answer(request_id, answer)
             self.flush()
             server.look_whether_drained()
 
-        if not server.ocsp_admission.enter(record.request, start):
-            self._answer(request_id, _busy())
+        # What is asked twice at once is worked on once: the second one finds the answer of the first.
+        path, refuse = (self, record.request), partial(self._refuse, request_id)
+        entrant = Entrant(path, len(record.request), deadline, start, refuse, question=record.request)
+        self._enter(request_id, wanted, entrant)
 
     def _answer(self, request_id: int, answer: Answer) -> None:
         if self.connection.closed:
@@ -191,7 +228,8 @@ class AgentServer(ServerFactory):
         dispatch: answers.
         make_hello: returns the HELLO to say now.
         in_thread: runs a blocking callable off the reactor thread and returns a Deferred of its result.
-        max_requests: how many may be under way over all connections.
+        at_once: how many are worked on at the same time.
+        max_requests: how many may be under way or waiting over all connections.
         max_channels: how many connections there are of proxies that have said HELLO; one more is closed at once. The
             others are bounded by the doorway.
         uids: who may connect to a unix socket; None for this process's own user.
@@ -206,6 +244,7 @@ class AgentServer(ServerFactory):
         dispatch: Dispatch,
         make_hello: Callable[[], Hello],
         in_thread: InThread,
+        at_once: int,
         max_requests: int,
         max_channels: int = 64,
         timeouts: Timeouts | None = None,
@@ -219,8 +258,9 @@ class AgentServer(ServerFactory):
         self.dispatch = dispatch
         self.in_thread = in_thread
         self.timeouts = timeouts or Timeouts()
-        self.admission = Admission(max_requests)
-        self.ocsp_admission = Admission(OCSP_AT_ONCE)
+        self._at_once = min(at_once, max_requests)
+        self.admission = Admission(clock.seconds, self._may_sign, max_requests - self._at_once)
+        self.ocsp_admission = Admission(clock.seconds, self._may_answer_ocsp, OCSP_WAITING)
         self.channels: set[AgentChannel] = set()
         self.doorway = Doorway()
         self.tell_of_stranger = Sparse(self._tell_of_stranger, clock.seconds)
@@ -229,6 +269,12 @@ class AgentServer(ServerFactory):
         self._max_channels = max_channels
         self._drained: Deferred[None] | None = None
         self._disconnected: Deferred[None] | None = None
+
+    def _may_sign(self) -> bool:
+        return self.admission.under_way < self._at_once
+
+    def _may_answer_ocsp(self) -> bool:
+        return self.ocsp_admission.under_way < OCSP_AT_ONCE
 
     def _tell_of_stranger(self, event: str, **fields: object) -> None:
         _log.warn(event, **fields)
@@ -295,5 +341,6 @@ def _as_failed(failure: Failure) -> Outcome:
     return Outcome(failed("The agent failed. Its log says why."), "not signed", {"code": ErrorCode.FAILED.name})
 
 
-def _busy() -> Error:
-    return Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, "The agent has as many requests as it takes.")
+def _busy(wait_s: float) -> Error:
+    retry_after_ms = min(LONGEST_RETRY_AFTER_MS, BUSY_RETRY_AFTER_MS + round(wait_s * 1000))
+    return Error(ErrorCode.BUSY, True, retry_after_ms, "The agent has as many requests as it takes.")

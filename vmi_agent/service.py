@@ -115,7 +115,7 @@ class AgentApplication:
             await maybeDeferred(port.stopListening)
         if self._server is not None:
             if not await within(self._reactor, DRAIN_S, self._server.drain()):
-                abandoned = self._server.admission.admitted
+                abandoned = self._server.admission.under_way + self._server.admission.waiting
                 _log.warn("requests abandoned" if abandoned else "a proxy took no part in the drain", count=abandoned)
             await self._server.disconnect()  # bounded: a peer that does not read is cut off after LAST_WORD_S
         if self._rounds is not None:
@@ -190,6 +190,7 @@ class AgentApplication:
             dispatch=Dispatch(generations, issuing, publishing, responder, ledger, utc_now, report),
             make_hello=hello,
             in_thread=partial(deferToThreadPool, self._reactor, self._signers),
+            at_once=config.signers,
             max_requests=config.max_requests,
             uids=config.uids,
             note=partial(_note_peer, ledger),

@@ -1,11 +1,12 @@
 """What passes between the site and a dialect: a route, a call, a reply, a problem."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bmc_proxy.accounts import Privilege
 from bmc_proxy.callers import Caller
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AuthRequired
 from bmc_proxy.exchange import Requester
 
@@ -24,6 +25,8 @@ class Call:
         body: at most the route's `body_limit` octets.
         argument: the last part of the path, or its rest, on a route that ends with one.
         told: fields that a handler adds to the request's log line.
+        deadline: by when a handler has something to answer.
+        connection: that it came over.
     """
 
     request_id: str
@@ -33,12 +36,14 @@ class Call:
     idempotency_key: str | None
     argument: str
     told: dict[str, str]
+    deadline: Deadline
+    connection: Hashable
 
     @property
     def requester(self) -> Requester:
         """Who asks, as the agent is told."""
         caller = self.known_caller
-        return Requester(caller.user, caller.method, caller.address)
+        return Requester(caller.user, caller.method, caller.address, self.connection)
 
     @property
     def known_caller(self) -> Caller:

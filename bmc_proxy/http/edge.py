@@ -50,6 +50,7 @@ class Edge:
         now: seconds, of a clock that goes forward, whatever becomes of the time of day.
         user_of: whom a client certificate names.
         tell_of_stranger: logs what anybody can cause.
+        deadline_s: how long a request may take.
     """
 
     reactor: IReactorTime
@@ -60,6 +61,7 @@ class Edge:
     allowances: Allowances
     user_of: Callable[[Certificate], str | None]
     tell_of_stranger: Sparse
+    deadline_s: float
 
 
 class Listener(Protocol):
@@ -94,6 +96,8 @@ class Channel(Protocol):
     is_choked: bool
 
     def expect_taken(self, octets: int) -> None: ...
+
+    def __hash__(self) -> int: ...
 
     def request_line(self) -> tuple[bytes, bytes, bytes]: ...
 

@@ -43,10 +43,11 @@ class Ibm:
         return Reply(problem.status, {"Description": description, **told}, problem.headers)
 
     async def _sign_csr(self, call: Call) -> Reply:
-        chain = await self._exchange.sign_csr(csr_of(call), call.requester, call.idempotency_key)
+        csr = csr_of(call)
+        chain = await self._exchange.sign_csr(csr, call.requester, call.idempotency_key, call.deadline)
         # The root has a route of its own.
         return Reply(200, {"Certificate": "".join(chain[:-1])})
 
     async def _root(self, call: Call) -> Reply:
-        root = await self._exchange.root()
+        root = await self._exchange.root(call.deadline)
         return Reply(200, {"Certificate": root.pem}, {} if root.age_s is None else {"Age": str(root.age_s)})

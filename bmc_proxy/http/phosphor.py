@@ -46,7 +46,8 @@ class Phosphor:
         return Reply(problem.status, {"data": data, "message": message, "status": "error"}, problem.headers)
 
     async def _sign_csr(self, call: Call) -> Reply:
-        chain = await self._exchange.sign_csr(csr_of(call), call.requester, call.idempotency_key)
+        csr = csr_of(call)
+        chain = await self._exchange.sign_csr(csr, call.requester, call.idempotency_key, call.deadline)
         return _ok(["".join(chain)])
 
     async def _log_in(self, call: Call) -> Reply:

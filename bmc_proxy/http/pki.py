@@ -64,7 +64,7 @@ class Pki:
         generation, kind = int(match[1]), match[2]
         publications = self._publications
         get = publications.crl if kind == "crl" else publications.ca_certificates
-        found = await get(generation)
+        found = await get(generation, call.deadline)
         headers = {
             "Content-Type": CONTENT_TYPES[kind],
             "Cache-Control": f"public, max-age={self._seconds_until(found.next_update)}",
@@ -95,7 +95,7 @@ class Pki:
             call.told["ocsp"] = "malformedRequest"
             return MALFORMED_REQUEST, None
         try:
-            response = await self._publications.ocsp(request)
+            response = await self._publications.ocsp(request, call.deadline)
         except (AgentUnavailable, AgentBusy, AgentTimeout):
             call.told["ocsp"] = "tryLater"
             return TRY_LATER, None

@@ -7,7 +7,9 @@ is read and thrown away, because a client that is cut off in mid-sentence sees a
 
 import json
 import secrets
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -16,6 +18,7 @@ from twisted.web.http import Request, datetimeToString
 
 from bmc_proxy.accounts import ANONYMOUS
 from bmc_proxy.callers import Caller, anonymous
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
@@ -26,8 +29,12 @@ from bmc_proxy.sources import source_of
 
 DISCARD_LIMIT = 1024 * 1024
 IDEMPOTENCY_KEY_LIMIT = 255
+# Before the deadline: what a use case knows when it gives up, such as the last root, is still answered.
+REPLY_S = 0.05
 # Methods whose body says what it is; a GET may carry a Content-Type that means nothing.
 _WITH_BODY = (b"POST", b"PATCH", b"PUT")
+
+_Result = TypeVar("_Result")
 
 _log = Logger()
 
@@ -79,6 +86,8 @@ class ExchangeRequest(Request):
         self.method, self.uri, self.clientproto = self.channel.request_line()
         self.path = path_of(self.uri)
         self._announced = length
+        # From here on all waits count: for a password's turn, for the body, for one agent after the other.
+        self._deadline = Deadline.after(self._edge.reactor, self._edge.deadline_s)
         # Nothing is written once the client has hung up, and what was begun for it is given up.
         self.notifyFinish().addErrback(self._hung_up)
         self._work = Deferred.fromCoroutine(self._answer())
@@ -144,9 +153,18 @@ class ExchangeRequest(Request):
             # The body took its time: whoever was let in may have been thrown out since.
             self._caller = self._edge.access.still(self._caller)
             route.admit(self._caller, found.argument)
-        reply = await route.answer(
-            Call(self.request_id, self._caller, self.address, bytes(self._body), key, found.argument, self._told)
+        call = Call(
+            self.request_id,
+            self._caller,
+            self.address,
+            bytes(self._body),
+            key,
+            found.argument,
+            self._told,
+            self._deadline.earlier(REPLY_S),
+            self.channel,
         )
+        reply = await self._in_time(route.answer(call))
         if "ETag" in reply.headers and names_etag(self.requestHeaders, reply.headers["ETag"]):
             return replace(reply, status=304, body=b"")
         return reply
@@ -166,7 +184,7 @@ class ExchangeRequest(Request):
         if route.needs is None:
             return caller
         if caller is None:
-            caller = await self._edge.access.caller(credentials, self.address)
+            caller = await self._in_time(self._edge.access.caller(credentials, self.address))
         route.admit(caller, argument)
         return caller
 
@@ -191,6 +209,10 @@ class ExchangeRequest(Request):
             await self._awaiting_body
         if self._is_too_large:
             raise Refused(problems.body_too_large(route.too_large, self._body_limit))
+
+    async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Give up at the deadline, whatever is waited for: an agent, or a turn to have a password checked."""
+        return await self._deadline.limit(Deferred.fromCoroutine(work))
 
     def _hung_up(self, _failure: Failure) -> None:
         if self._work is not None:

@@ -1,0 +1,97 @@
+"""The door to the agents: requests to be signed go through in fair turns, or are refused in milliseconds.
+
+The queue is here and not at the agents, because here it is known who asks: an address, an account, a connection. Each
+agent has only so much of it in its hands as keeps it busy, so that whoever comes next waits a few turns and no more.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from bmc_proxy.deadline import Deadline
+from bmc_proxy.errors import AgentBusy, AgentUnavailable
+from runtime.admission import Admission, Entrant
+from runtime.fair_queue import Path
+
+# What an agent with sixteen signers and a group commit needs to be busy, and as much again for the way.
+AT_ONE_AGENT = 64
+FIRST_RETRY_AFTER_MS = 1_000
+LONGEST_RETRY_AFTER_MS = 60_000
+
+
+class Door:
+    """The one queue of a proxy.
+
+    Args:
+        clock: the reactor, or a `Clock`.
+        agents: returns how many agents are connected, and how many more requests they take together.
+        limit: how many may wait; see `runtime.admission` for their octets.
+    """
+
+    def __init__(self, clock: IReactorTime, agents: Callable[[], tuple[int, int]], limit: int) -> None:
+        self._agents = agents
+        self._admission = Admission(clock.seconds, self._has_room, limit)
+        self._turns: dict[Entrant, Deferred[None]] = {}  # of who waits
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._admission.waiting
+
+    def look(self) -> None:
+        """Let in as many as there is room for, or refuse all where nobody is left who could answer.
+
+        To be called when an agent has room, is ready, or is lost.
+        """
+        connected, _ = self._agents()
+        if connected:
+            self._admission.let_in()
+            return
+        for entrant in self._admission.refuse_all():
+            self._turns.pop(entrant).errback(AgentUnavailable())
+
+    @asynccontextmanager
+    async def turn(self, path: Path, octets: int, deadline: Deadline) -> AsyncIterator[None]:
+        """Hold a turn from its beginning to the end of the `async with`.
+
+        Whoever hangs up, or whose deadline passes, is to be cancelled, and is forgotten at once.
+
+        Args:
+            path: whose turn it takes: address, account, connection.
+            octets: that the request holds while it waits.
+            deadline: before which a turn is of use.
+
+        Raises:
+            AgentUnavailable: no agent is connected, or none any more.
+            AgentBusy: there is no room, or not before the deadline.
+        """
+        connected, _ = self._agents()
+        if not connected:
+            raise AgentUnavailable
+        turn: Deferred[None] = Deferred(lambda _: self._forget(entrant))
+
+        def start() -> None:
+            self._turns.pop(entrant).callback(None)
+
+        def refuse(wait_s: float) -> None:
+            retry_after_ms = min(LONGEST_RETRY_AFTER_MS, FIRST_RETRY_AFTER_MS + round(wait_s * 1000))
+            self._turns.pop(entrant).errback(AgentBusy(retry_after_ms))
+
+        entrant = Entrant(path, octets, deadline.ends_at, start, refuse)
+        self._turns[entrant] = turn
+        self._admission.enter(entrant)
+        await turn
+        try:
+            yield
+        finally:
+            self._admission.leave(entrant)
+
+    def _forget(self, entrant: Entrant) -> None:
+        del self._turns[entrant]
+        self._admission.withdraw(entrant)
+
+    def _has_room(self) -> bool:
+        connected, room = self._agents()
+        return room > 0 and self._admission.under_way < connected * AT_ONE_AGENT
