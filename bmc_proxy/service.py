@@ -105,7 +105,7 @@ class ProxyApplication:
         except (AccountsUnusable, FileRefused) as error:
             raise StartError(str(error)) from error
         self._agents = Agents(self._links())
-        door = Door(self._reactor, self._agents.room, config.max_waiting)
+        door = Door(self._reactor, self._agents, config.max_waiting)
         self._agents.on_room = door.look
         self._exchange = Exchange(self._agents, door, self._roots(), config.deadline_s)
         self._publications = Publications(self._agents, time.time, config.deadline_s)

@@ -32,8 +32,7 @@ from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr, Signed
 from vmi_agent.ca.certificate import assemble
 from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.audit_check import verify
-from vmi_agent.ledger.ledger_rows import ISSUED
-from vmi_agent.ledger.ledger_schema import issuance, reading
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 
 # Two cores: while one child starts, another one runs into its end.
 AT_ONCE = 2

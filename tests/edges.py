@@ -133,7 +133,7 @@ def edge_in(
     access = Access(accounts, sessions, logins)
     administration = Administration(accounts, logins, turns, hashing)
     agents = Agents(links)
-    door = Door(clock, agents.room, 256)
+    door = Door(clock, agents, 256)
     agents.on_room = door.look
     exchange = Exchange(agents, door, RootCache(directory, clock.seconds, lambda _reason: None), 30)
     publications = Publications(agents, clock.seconds, 30)

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from whole_path import DEADLINE_S, MAX_REQUESTS, WINDOW, WholePath, make_ca
 from zope.interface import implementer
 
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, RequestRefused
 from bmc_proxy.exchange import Requester
 from protocol.errors import ErrorCode
@@ -40,8 +41,8 @@ from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
-from vmi_agent.ledger.ledger_rows import ISSUED, REPLAY_WINDOW_MS
-from vmi_agent.ledger.ledger_schema import issuance, reading
+from vmi_agent.ledger.ledger_rows import REPLAY_WINDOW_MS
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 from vmi_agent.status.revocation import Reason, RevocationRefused, revoke
 
 EXAMPLES = int(os.environ.get("VMI_STATEFUL_EXAMPLES", "25"))
@@ -123,9 +124,10 @@ class WholePathMachine(RuleBasedStateMachine):
 
     def ask_for(self, user: str, number: int, key: str | None) -> Question:
         """Ask, and remember what comes of it."""
-        asking = Deferred.fromCoroutine(
-            self.path.exchange.sign_csr(csr(number), Requester(user, "test", "192.0.2.1"), key)
-        )
+        deadline = Deadline.after(self.path.clock, DEADLINE_S)
+        requester = Requester(user, "test", "192.0.2.1")
+        signing = Deferred.fromCoroutine(self.path.exchange.sign_csr(csr(number), requester, key, deadline))
+        asking = Deferred.fromCoroutine(deadline.limit(signing))  # as the HTTP edge does
         asked_at = self.path.clock.seconds()
         question = Question(user, number, key, asked_at, frozenset(self.revoked), asking)
         self.questions.append(question)
@@ -296,7 +298,7 @@ class WholePathMachine(RuleBasedStateMachine):
             assert link.unanswered <= WINDOW
         if self.path.agent is not None:
             server = self.path.agent.server
-            assert server.admission.admitted <= MAX_REQUESTS
+            assert server.admission.under_way + server.admission.waiting <= MAX_REQUESTS
             for channel in server.channels:
                 assert channel.connection.held_octets <= AGENT_HELLO.max_record + HEADER_OCTETS + MAX_PAYLOAD
                 assert channel.connection.unanswered <= WINDOW + 1
@@ -341,7 +343,7 @@ class WholePathMachine(RuleBasedStateMachine):
         question = self.ask_for("last", NEVER_BEFORE, None)
         path.come_to_rest(1.0)
         assert isinstance(question.results[0], bytes), question.results
-        assert path.agent.server.admission.admitted == 0
+        assert path.agent.server.admission.under_way + path.agent.server.admission.waiting == 0
         for link in path.agent_links:
             assert link.connected
             assert link.unanswered == 0

@@ -28,20 +28,21 @@ from zope.interface import implementer
 
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
+from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.root_cache import RootCache
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import PENDING
-from vmi_agent.ledger.ledger_schema import FILE_NAME, issuance
+from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.server import AgentServer
 
 DEADLINE_S = 10.0
 WINDOW = 3
 MAX_REQUESTS = 4
+AT_ONCE = 2
 
 
 class BreakableCustody:
@@ -99,6 +100,7 @@ class AgentLife:
             dispatch=self.parts.dispatch,
             make_hello=lambda: replace(AGENT_HELLO, window=WINDOW),
             in_thread=self._in_thread,
+            at_once=AT_ONCE,
             max_requests=MAX_REQUESTS,
             note=self._note,
         )
@@ -182,7 +184,9 @@ class WholePath:
         proxy_state = self.directory / "proxy"
         proxy_state.mkdir()
         roots = RootCache(proxy_state, lambda: self.time().timestamp(), lambda _reason: None)
-        self.exchange = Exchange(agents, roots, DEADLINE_S)
+        door = Door(self.clock, agents, MAX_REQUESTS)
+        agents.on_room = door.look
+        self.exchange = Exchange(agents, door, roots, DEADLINE_S)
         self._agents = agents
         agents.start()
 
