@@ -63,9 +63,7 @@ def main() -> int:
                 back_s = runner.run(_result_of(killing))
             repeated = sum("request repeated" in line or "asked of a second" in line for line in proxy.lines)
         answers = [answer for hmc in hmcs for answer in hmc.answers]
-        print(
-            f"{len(back_s)} kills, back after {share(back_s, 0.5):.1f} s (median), {max(back_s, default=0):.1f} (most)"
-        )
+        print(f"{len(back_s)} kills, back after {share(back_s, 0.5):.1f} s, at most {max(back_s, default=0):.1f}")
         print(f"{told(answers)}; log lines of requests that were repeated: {repeated}")
         took = [answer.took_s for answer in answers]
         print(f"answers took p50 {share(took, 0.5):.3f} s, p99 {share(took, 0.99):.3f} s, at most {max(took):.3f} s")
