@@ -149,7 +149,7 @@ async def restarts(run_: Run, agents: Sequence[Agent]) -> None:
     number = 0
     while not run_.in_last_third():
         await asyncio.sleep(min(RESTART_EVERY_S, max(0.1, (run_.until - run_.began) / 20)))
-        agent, with_signal = agents[number % 2], (signal.SIGTERM, signal.SIGKILL)[number // 2 % 2]
+        agent, with_signal = run_.chance.choice(agents), (signal.SIGKILL, signal.SIGTERM)[number % 2]
         status = await asyncio.to_thread(agent.end, with_signal)
         expected = 0 if with_signal == signal.SIGTERM else -signal.SIGKILL
         if status != expected:
