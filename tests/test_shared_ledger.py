@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,35 @@ def test_intent_of_an_agent_with_another_profile(tmp_path: Path, time: Time) -> 
         assert leaf_of(one, CSR) == leaf
     assert statuses(tmp_path) == ["abandoned", "issued"]
     assert events(tmp_path).count("signed") == 1
+
+
+class InterruptedProfile(Profile):
+    """A profile of which something else happens when it is applied for the second time."""
+
+    def period(self, now: datetime, limit: datetime) -> tuple[datetime, datetime]:
+        """Return the period, after what happens."""
+        HAPPENS.pop()()
+        return super().period(now, limit)
+
+
+HAPPENS: list[Callable[[], object]] = []
+
+
+def test_intent_of_a_third_agent_comes_in_between(tmp_path: Path, time: Time) -> None:
+    """Nothing is signed where another intent was recorded while this agent looked at the one before it."""
+    week = Profile(validity=timedelta(days=7))
+    with (
+        two_agents(tmp_path, time, profile=week) as (one, other),
+        open_agent(tmp_path, time, alone=False, profile=InterruptedProfile()) as third,
+    ):
+        failed_once(other)
+        key: WaitingKey = with_key(third, WaitingKey)
+        HAPPENS[:] = [lambda: failed_once(one), lambda: None]
+        assert third.dispatch.sign(request(CSR), sha256(CSR).digest(), always).answer == TOO_LONG
+        assert key.signed == []
+        leaf = leaf_of(one, CSR)
+        assert leaf_of(other, CSR) == leaf
+    assert statuses(tmp_path) == ["abandoned", "issued"]
 
 
 @pytest.mark.parametrize("column", ["tbs", "recorded_ms"])
