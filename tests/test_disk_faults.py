@@ -1,4 +1,4 @@
-"""A disk that fails under the real processes in one call or in all of them (`faults.c`): nothing is issued meanwhile."""
+"""A disk that fails under the real processes, in one call or in all (`faults.c`): nothing is issued meanwhile."""
 
 import errno
 import json
