@@ -58,17 +58,18 @@ def test_agent_on_a_disk_that_fails_for_a_while(tmp_path: Path, fault: str) -> N
 def test_agent_whose_disk_fails_once_in_a_commit(tmp_path: Path) -> None:
     """Whichever call of an issuance fails, it is answered with a failure or whole, and the next one is issued."""
     faults = begin(tmp_path / "faulty", state_with_ca(tmp_path / "agent"))
-    with serve(faults.under, faults) as agent, RawAsker(port_of_agent(agent)) as asker:
-        askers = Askers(asker)
-        askers.ask()
-        count = 0
-        for step in range(1, CALLS_OF_ONE):
-            error = errno.EIO if step % 2 else errno.ENOSPC
-            faults.fail(ROOM | SYNC, error, number=len(faults.calls()) + step, count=1)
-            count += failed(askers.ask())
-            faults.stop()
-            assert failed(askers.ask()) == 0
-        assert count > CALLS_OF_ONE // 4
+    with serve(faults.under, faults) as agent:
+        with RawAsker(port_of_agent(agent)) as asker:
+            askers = Askers(asker)
+            askers.ask()
+            count = 0
+            for step in range(1, CALLS_OF_ONE):
+                error = errno.EIO if step % 2 else errno.ENOSPC
+                faults.fail(ROOM | SYNC, error, number=len(faults.calls()) + step, count=1)
+                count += failed(askers.ask())
+                faults.stop()
+                assert failed(askers.ask()) == 0
+            assert count > CALLS_OF_ONE // 4
         assert_all_told(faults.under, askers, run_forked)
         assert agent.stop() == 0
     assert "Traceback" not in "".join(agent.lines)
@@ -77,11 +78,12 @@ def test_agent_whose_disk_fails_once_in_a_commit(tmp_path: Path) -> None:
 def test_agent_whose_writes_are_cut_short(tmp_path: Path) -> None:
     """A write that takes half of what it is given goes on with the rest: nobody notices."""
     faults = begin(tmp_path / "faulty", state_with_ca(tmp_path / "agent"))
-    with serve(faults.under, faults) as agent, RawAsker(port_of_agent(agent)) as asker:
-        askers = Askers(asker)
-        faults.shorten()
-        assert failed(askers.ask(3)) == 0
-        faults.stop()
+    with serve(faults.under, faults) as agent:
+        with RawAsker(port_of_agent(agent)) as asker:
+            askers = Askers(asker)
+            faults.shorten()
+            assert failed(askers.ask(3)) == 0
+            faults.stop()
         assert_all_told(faults.under, askers, run_forked)
         assert agent.stop() == 0
     assert not told_by(agent, CANNOT)
