@@ -26,7 +26,7 @@ from sqlalchemy import select
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from whole_path import DEADLINE_S, MAX_REQUESTS, WINDOW, WholePath, make_ca
+from whole_path import DEADLINE_S, MAX_REQUESTS, MAX_WAITING, WINDOW, WholePath, make_ca
 from zope.interface import implementer
 
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, RequestRefused
@@ -123,9 +123,7 @@ class WholePathMachine(RuleBasedStateMachine):
 
     def ask_for(self, user: str, number: int, key: str | None) -> Question:
         """Ask, and remember what comes of it."""
-        asking = Deferred.fromCoroutine(
-            self.path.exchange.sign_csr(csr(number), Requester(user, "test", "192.0.2.1"), key)
-        )
+        asking = self.path.ask(csr(number), Requester(user, "test", "192.0.2.1"), key)
         asked_at = self.path.clock.seconds()
         question = Question(user, number, key, asked_at, frozenset(self.revoked), asking)
         self.questions.append(question)
@@ -294,9 +292,10 @@ class WholePathMachine(RuleBasedStateMachine):
             return
         for link in self.path.agent_links:
             assert link.unanswered <= WINDOW
+        assert self.path.door.waiting <= MAX_WAITING
         if self.path.agent is not None:
             server = self.path.agent.server
-            assert server.admission.admitted <= MAX_REQUESTS
+            assert server.admission.under_way + server.admission.waiting <= MAX_REQUESTS
             for channel in server.channels:
                 assert channel.connection.held_octets <= AGENT_HELLO.max_record + HEADER_OCTETS + MAX_PAYLOAD
                 assert channel.connection.unanswered <= WINDOW + 1
@@ -341,7 +340,8 @@ class WholePathMachine(RuleBasedStateMachine):
         question = self.ask_for("last", NEVER_BEFORE, None)
         path.come_to_rest(1.0)
         assert isinstance(question.results[0], bytes), question.results
-        assert path.agent.server.admission.admitted == 0
+        assert path.agent.server.admission.under_way + path.agent.server.admission.waiting == 0
+        assert path.door.waiting == 0
         for link in path.agent_links:
             assert link.connected
             assert link.unanswered == 0
