@@ -1,6 +1,6 @@
 # make run    both processes on loopback, until Ctrl-C; development account root / 0penBmc
 # make test   everything that must hold: lint, types, tests
-# make fuzz   the fuzz targets, FUZZ_S seconds each
+# make fuzz   the fuzz targets, FUZZ_S seconds each, FUZZ_JOBS at a time
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +9,7 @@ AGENT_PORT ?= 7700
 HTTP_PORT ?= 8080
 HTTPS_PORT ?= 8443
 FUZZ_S ?= 60
+FUZZ_JOBS ?= 2
 
 BIN = $(VENV)/bin
 
@@ -30,7 +31,7 @@ format: $(VENV)/.for-test
 	$(BIN)/ruff format
 
 fuzz: $(VENV)/.for-test
-	$(BIN)/python fuzz/run.py --seconds $(FUZZ_S)
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_S) --jobs $(FUZZ_JOBS)
 
 # The TLS scanner wants an older cryptography than ours, so it has an environment of its own.
 scanner: $(VENV)/scanner/bin/sslyze

@@ -27,8 +27,7 @@ from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import ISSUED
-from vmi_agent.ledger.ledger_schema import issuance, writing
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance, writing
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status import revocation
 from vmi_agent.status.publishing import Publishing

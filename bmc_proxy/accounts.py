@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runtime.files import FileRefused, read_secret, replace_file
+from runtime.files import FileRefused, read_secret, remove_leftovers, replace_file
 
 FILE_NAME = "accounts.json"
 LIMIT = 64
@@ -221,6 +221,7 @@ class AccountStore:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(descriptor, path)
+            remove_leftovers(self._path)
             before = _read(self._path)
             guard(before)
             accounts = dict(before)

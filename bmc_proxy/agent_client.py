@@ -55,9 +55,15 @@ class Agents:
         """The newest root generation that a connected agent told of; 0 where none is connected."""
         return max((link.root_generation for link in self._links if link.connected), default=0)
 
-    def room(self) -> tuple[int, int]:
-        """Return how many agents are connected, and how many more requests they take together at this moment."""
-        return self._choice.connected, self._choice.room
+    @property
+    def connected(self) -> int:
+        """How many agents are connected."""
+        return self._choice.connected
+
+    @property
+    def room(self) -> int:
+        """How many more requests the agents take at this moment."""
+        return self._choice.room
 
     async def sign(self, record: SignCsr, deadline: Deadline) -> Signed:
         """Have a CSR signed. Raises as `Attempts.run` does.

@@ -4,8 +4,9 @@ The queue is here and not at the agents, because here it is known who asks: an a
 agent has only so much of it in its hands as keeps it busy, so that whoever comes next waits a few turns and no more.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,16 +22,28 @@ FIRST_RETRY_AFTER_MS = 1_000
 LONGEST_RETRY_AFTER_MS = 60_000
 
 
+class Agents(Protocol):
+    """What is seen from here of those who are asked."""
+
+    @property
+    def connected(self) -> int:
+        """How many there are."""
+
+    @property
+    def room(self) -> int:
+        """How many more requests they take at this moment."""
+
+
 class Door:
     """The one queue of a proxy.
 
     Args:
         clock: the reactor, or a `Clock`.
-        agents: returns how many agents are connected, and how many more requests they take together.
+        agents: who are asked.
         limit: how many may wait; see `runtime.admission` for their octets.
     """
 
-    def __init__(self, clock: IReactorTime, agents: Callable[[], tuple[int, int]], limit: int) -> None:
+    def __init__(self, clock: IReactorTime, agents: Agents, limit: int) -> None:
         self._agents = agents
         self._admission = Admission(clock.seconds, self._has_room, limit)
         self._turns: dict[Entrant, Deferred[None]] = {}  # of who waits
@@ -45,8 +58,7 @@ class Door:
 
         To be called when an agent has room, is ready, or is lost.
         """
-        connected, _ = self._agents()
-        if connected:
+        if self._agents.connected:
             self._admission.let_in()
             return
         for entrant in self._admission.refuse_all():
@@ -67,8 +79,7 @@ class Door:
             AgentUnavailable: no agent is connected, or none any more.
             AgentBusy: there is no room, or not before the deadline.
         """
-        connected, _ = self._agents()
-        if not connected:
+        if not self._agents.connected:
             raise AgentUnavailable
         turn: Deferred[None] = Deferred(lambda _: self._forget(entrant))
 
@@ -93,5 +104,5 @@ class Door:
         self._admission.withdraw(entrant)
 
     def _has_room(self) -> bool:
-        connected, room = self._agents()
-        return room > 0 and self._admission.under_way < connected * AT_ONE_AGENT
+        agents = self._agents
+        return agents.room > 0 and self._admission.under_way < agents.connected * AT_ONE_AGENT

@@ -18,7 +18,7 @@ from OpenSSL import SSL, crypto
 
 from bmc_proxy.config import HttpsConfig
 from protocol import der
-from runtime.files import FileRefused, replace_file
+from runtime.files import FileRefused, remove_leftovers, replace_file
 from runtime.self_signed import self_signed
 from runtime.tls import TlsContext, load_certificates, load_identity, new_context, openssl_judges, remember_verdict
 
@@ -38,6 +38,7 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
         FileRefused: a certificate or key cannot be used; the text says which.
     """
     own = state_dir / FILE_NAME
+    remove_leftovers(own)
     if config.certificate is None and _is_due(own):
         names = names_of_this_host()
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bmc_proxy.armour import is_certificate
-from runtime.files import replace_file
+from runtime.files import remove_leftovers, replace_file
 
 FILE_NAME = "root.pem"
 
@@ -28,8 +28,10 @@ class RootCache:
         self._now = now
         self._report = report
         self._pem: str | None = None
+        self._stored: str | None = None
         self._received_at = 0.0
         self._reported = False
+        remove_leftovers(self._path)
         try:
             with open(self._path, encoding="ascii") as file:
                 stored, received_at = file.read(), os.fstat(file.fileno()).st_mtime
@@ -39,7 +41,8 @@ class RootCache:
             report(f"{self._path}: {error}")
             return
         if is_certificate(stored):
-            self._pem, self._received_at = stored, received_at
+            self._pem = self._stored = stored
+            self._received_at = received_at
         else:
             report(f"{self._path} is not a certificate in PEM")
 
@@ -51,11 +54,12 @@ class RootCache:
 
     def received(self, pem: str) -> None:
         """An agent presented this root just now."""
-        changed = pem != self._pem
         self._pem, self._received_at = pem, self._now()
         try:
-            if changed or not self._path.exists():
+            if pem != self._stored or not self._path.exists():
+                self._stored = None  # either of the two, where this fails
                 replace_file(self._path, pem.encode("ascii"))
+                self._stored = pem
             os.utime(self._path, (self._received_at, self._received_at))
             self._reported = False
         except OSError as error:

@@ -24,7 +24,7 @@ from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
-from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.edge import Allowances, Edge, body_room
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.pki import Pki
@@ -39,6 +39,7 @@ from bmc_proxy.turns import Turns
 from protocol.records import Role
 from runtime import channel_tls, state_dir
 from runtime.descriptions import has_tls, is_local, without_tls
+from runtime.descriptors import connections_within
 from runtime.endpoints import client_endpoint, connect_with_tls, describe, listen, server_endpoint
 from runtime.errors import StartError
 from runtime.files import FileRefused
@@ -104,7 +105,7 @@ class ProxyApplication:
         except (AccountsUnusable, FileRefused) as error:
             raise StartError(str(error)) from error
         self._agents = Agents(self._links())
-        door = Door(self._reactor, self._agents.room, config.max_waiting)
+        door = Door(self._reactor, self._agents, config.max_waiting)
         self._agents.on_room = door.look
         self._exchange = Exchange(self._agents, door, self._roots(), config.deadline_s)
         self._publications = Publications(self._agents, time.time, config.deadline_s)
@@ -182,6 +183,13 @@ class ProxyApplication:
             Pki(self._publications, time.time),
         ]
         field = config.client_user
+        connections = connections_within(config.max_connections)
+        if connections < config.max_connections:
+            _log.warn(
+                "fewer connections than configured: raise this process's limit of open files (ulimit -n, LimitNOFILE)",
+                configured=config.max_connections,
+                allowed=connections,
+            )
 
         def user_of(certificate: Certificate) -> str | None:
             return https.user_of(certificate, field)
@@ -191,7 +199,8 @@ class ProxyApplication:
             now=time.monotonic,
             router=Router(dialects),
             access=access,
-            crowd=Crowd(config.max_connections),
+            crowd=Crowd(connections),
+            room=body_room(connections),
             allowances=Allowances(time.monotonic, config.requests_per_s),
             user_of=user_of,
             tell_of_stranger=Sparse(_log.info, time.monotonic),

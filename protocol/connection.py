@@ -231,13 +231,13 @@ class Connection:
     def drain(self) -> None:
         """Tell the asker to send nothing new here. What is owed is still to be answered.
 
-        A PING follows the DRAIN: once its PONG is here, so is every request that crossed them.
+        A PING follows the DRAIN: once its PONG is here, so is every request that crossed them. A peer that has not said
+        HELLO is told after it.
         """
         if not self.closed and not self.draining:
             self.draining = True
             if self.peer is not None:
-                self._send_record(0, Drain())
-                self._drain_ping = self._send_ping()
+                self._send_drain()
 
     @property
     def drained(self) -> bool:
@@ -265,6 +265,10 @@ class Connection:
         self._awaited_pongs.append(self._pings_sent)
         self._send_record(0, Ping(self._pings_sent))
         return self._pings_sent
+
+    def _send_drain(self) -> None:
+        self._send_record(0, Drain())
+        self._drain_ping = self._send_ping()
 
     def _fail(self, error: RemoteProtocolError) -> None:
         self._send_record(0, Error(error.code, retryable=False, retry_after_ms=0, text=error.text[:128]))
@@ -312,6 +316,8 @@ class Connection:
             raise RemoteProtocolError(ErrorCode.BAD_VERSION, text)
         self.peer = record
         self._liveness.hello()
+        if self.draining:
+            self._send_drain()
         return PeerReady(record)
 
     def _connection_record_received(self, record: Record) -> Event | None:

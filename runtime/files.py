@@ -3,6 +3,7 @@
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -23,9 +24,20 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
-        os.unlink(temporary)
+        with suppress(OSError):  # on a medium that has become read-only it stays
+            os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what calls of `replace_file` for this path left beside it where they were killed.
+
+    Nobody may be replacing the file at this time. What cannot be removed stays: nothing ever reads it.
+    """
+    with suppress(OSError):
+        for each in path.parent.glob(f".{path.name}-????????"):
+            each.unlink()
 
 
 def read_secret(path: Path) -> bytes:

@@ -4,12 +4,14 @@ The option wins, then the environment, then the file, then the default (click's 
 known to all its commands, so one file serves `serve` and the administrative commands alike.
 """
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from runtime.errors import ConfigError
+from runtime.toml_file import read_toml
 
 LOG_FORMATS = ("text", "json")
 
@@ -72,9 +74,9 @@ class Settings:
         if path is None:
             return
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise click.BadParameter(f"{path}: {error}", context, param_hint="--config") from error
+            values = read_toml(path)
+        except ConfigError as error:
+            raise click.BadParameter(str(error), context, param_hint="--config") from error
         for key, value in values.items():
             option = self._accepted.get(key)
             if option is None:
@@ -92,6 +94,9 @@ def _is_accepted(option: click.Option, value: object, context: click.Context) ->
     items = value if isinstance(value, list) else [value]
     # bool is an int to Python, and not to anybody who writes a configuration file.
     if any(type(item) is not _toml_type(option) for item in items):
+        return False
+    # Neither an option nor the environment could hold it; to the system, a path would end there.
+    if any("\0" in item for item in items if isinstance(item, str)):
         return False
     try:
         for item in items:

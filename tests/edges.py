@@ -24,7 +24,7 @@ from bmc_proxy.door import Door
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
-from bmc_proxy.http.edge import Allowances, Edge
+from bmc_proxy.http.edge import Allowances, Edge, body_room
 from bmc_proxy.http.ibm import Ibm
 from bmc_proxy.http.phosphor import Phosphor
 from bmc_proxy.http.pki import Pki
@@ -55,6 +55,10 @@ class Wire(StringTransport):
         super().abortConnection()
         self.connected = False
 
+    def unregisterProducer(self) -> None:
+        """Forget the producer; a TCP transport does not mind where there is none."""
+        self.producer = None
+
 
 @dataclass
 class Spoken:
@@ -62,10 +66,12 @@ class Spoken:
 
     channel: Protocol
     wire: Wire
+    clock: Clock
 
     def say(self, octets: bytes) -> None:
-        """Send octets."""
+        """Send octets; those behind a request have their turn as well."""
         self.channel.dataReceived(octets)
+        self.clock.advance(0)
 
     def answers(self) -> list[tuple[int, dict[str, str], Any]]:
         """Return status, headers and JSON of the answers that are new since the last call."""
@@ -102,7 +108,7 @@ class TestEdge:
         channel = self.site.buildProtocol(address)
         wire = Wire(peerAddress=address)
         channel.makeConnection(wire)
-        return Spoken(channel, wire)
+        return Spoken(channel, wire, self.clock)
 
 
 def edge_in(
@@ -114,22 +120,20 @@ def edge_in(
     clock: Clock | None = None,
     links: Sequence[AgentLink] = (),
     deadline_s: float = 30.0,
+    hashing: Callable[..., Deferred[Any]] = maybeDeferred,
 ) -> TestEdge:
     """Build an edge with the one account "root", and agents if there are to be some."""
     clock = clock or Clock()
     accounts = AccountStore(directory)
     accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
 
-    def at_once(work: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        return maybeDeferred(work, *arguments)
-
     sessions = Sessions(clock.seconds, 1800)
     turns = Turns()
-    logins = Logins(accounts, AccountChecker(accounts, at_once), turns, clock.seconds)
+    logins = Logins(accounts, AccountChecker(accounts, hashing), turns, clock.seconds)
     access = Access(accounts, sessions, logins)
-    administration = Administration(accounts, logins, turns, at_once)
+    administration = Administration(accounts, logins, turns, hashing)
     agents = Agents(links)
-    door = Door(clock, agents.room, 256)
+    door = Door(clock, agents, 256)
     agents.on_room = door.look
     exchange = Exchange(agents, door, RootCache(directory, clock.seconds, lambda _reason: None), 30)
     publications = Publications(agents, clock.seconds, 30)
@@ -146,6 +150,7 @@ def edge_in(
         Router(dialects),
         access,
         Crowd(limit),
+        body_room(limit),
         allowances,
         lambda _certificate: None,
         Sparse(_log.info, clock.seconds),

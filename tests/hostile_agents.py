@@ -118,7 +118,9 @@ class HostileAgent:
         self._stream.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the agent and its connection."""
+        """End the agent and its connection. Once more changes nothing."""
+        if self._listener.fileno() < 0:
+            return
         # Only a shutdown wakes a thread that is blocked in accept.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 # Debian's packages, where they are named otherwise.
-_PACKAGES = {"certtool": "gnutls-bin", "ocsptool": "gnutls-bin", "go": "golang-go", "softhsm2-util": "softhsm2"}
+_PACKAGES = {
+    "cc": "gcc libc6-dev",
+    "certtool": "gnutls-bin",
+    "ocsptool": "gnutls-bin",
+    "go": "golang-go",
+    "softhsm2-util": "softhsm2",
+}
 
 
 def need(program: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from forks import Forked
 from needs import need
 from run_log import LINES, secret
 
@@ -39,12 +40,13 @@ class Process:
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("VMI_", "BMC_"))}
         environment |= variables
-        self._process = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:], "--log-format", "json"], stderr=subprocess.PIPE, env=environment
-        )
+        self._process = self._start([*command, "--log-format", "json"], environment)
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes] | Forked":
+        return subprocess.Popen([str(BIN / command[0]), *command[1:]], stderr=subprocess.PIPE, env=environment)
 
     def _read(self) -> None:
         assert self._process.stderr is not None

@@ -52,6 +52,8 @@ def test_help_has_an_example(command: tuple[str, ...]) -> None:
         (("vmi-agent", "serve", "--listen", "tcp:-1:interface=127.0.0.1"), "not in 0 to 65535"),
         ((*PROXY, "--agent", "tcp:host=127.0.0.1:port=7700:host=192.0.2.1"), "is refused"),
         ((*PROXY, "--agent", r"tcp:host=127.0.0.1:port=7700:ho\st=192.0.2.1"), "is refused"),
+        ((*AGENT, "--publish-at", "https://bmc.example.com/pki"), "'https://bmc.example.com/pki' is refused"),
+        ((*AGENT, "--publish-at", "http://[::1"), "'http://[::1' is refused"),
         ((*AGENT, "--window", "0"), "1<=x<=4096"),
         ((*AGENT, "--window", "many"), "many"),
         ((*AGENT, "--log-format", "xml"), "'text', 'json'"),
@@ -96,6 +98,11 @@ def test_bad_setting_is_named(tmp_path: Path, command: tuple[str, ...], told: st
         ('key_type = "dsa"', "key 'key_type' has the value 'dsa'; accepted: one of \"p256\""),
         ('listen = ["tcp:1"]', "--listen 'tcp:1' is refused"),
         ("window = ", "Invalid value"),
+        (f"window = {'9' * 5000}", "agent.toml: a number of too many digits"),
+        (f"window = {'[' * 5000}", "agent.toml: lists or tables too deep inside one another"),
+        ('state_dir = "a\\u0000b"', "key 'state_dir' has the value 'a\\x00b'; accepted: a string: DIR"),
+        ('profiles = "a\\u0000b"', "key 'profiles' has the value 'a\\x00b'; accepted: a string: FILE"),
+        ('listen = ["unix:a\\u0000b"]', "key 'listen' has the value ['unix:a\\x00b']; accepted: a list, each item"),
     ],
 )
 def test_bad_key_in_the_file_is_named(tmp_path: Path, line: str, told: str) -> None:
@@ -107,6 +114,7 @@ def test_bad_key_in_the_file_is_named(tmp_path: Path, line: str, told: str) -> N
 
     assert done.returncode == 2, done.stderr
     assert told in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_setting_comes_from_option_then_environment_then_file(tmp_path: Path) -> None:

@@ -284,6 +284,26 @@ def test_drain_before_hello() -> None:
     assert agent.drained
 
 
+def test_drain_before_hello_is_said_after_it() -> None:
+    """A peer whose HELLO comes while the drain goes on is told, and waited for, like any other."""
+    agent, asker = connection(Role.AGENT), ready(Role.ASKER)
+    agent.drain()
+
+    events_of_hello = feed(agent, encode(ASKER_HELLO), one_by_one=False)
+    asker.ask(SIGN)
+    octets = agent.data_to_send()
+
+    assert events_of_hello == [PeerReady(ASKER_HELLO)]
+    assert sent_records(octets) == [(0, Drain()), (0, Ping(1))]
+    assert not agent.drained
+    feed(asker, octets, one_by_one=False)
+    assert asker.room == 0
+    feed(agent, asker.data_to_send(), one_by_one=False)
+    assert not agent.drained
+    agent.answer(1, SIGNED)
+    assert agent.drained
+
+
 def test_drain_beside_a_ping_of_the_timer() -> None:
     """A PING that is still unanswered when the drain begins does not confuse it."""
     agent, asker = ready(Role.AGENT), ready(Role.ASKER)

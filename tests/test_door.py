@@ -28,7 +28,7 @@ class Entrance:
     ends: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.door = Door(self.clock, lambda: (self.connected, self.room), self.limit)
+        self.door = Door(self.clock, self, self.limit)
         self._signing: dict[str, Deferred[None]] = {}
         self._work: dict[str, Deferred[None]] = {}
 

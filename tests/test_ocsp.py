@@ -21,8 +21,7 @@ from sqlalchemy import update
 from protocol import der
 from protocol.records import GetOcsp, OcspAnswer
 from vmi_agent.custody.algorithms import key_type_of
-from vmi_agent.ledger.ledger_rows import PENDING
-from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.ledger_schema import PENDING, issuance
 from vmi_agent.status import ocsp as responder
 from vmi_agent.status.revocation import Reason
 

@@ -211,6 +211,8 @@ def test_load_refuses(tmp_path: Path, lines: str, told: str) -> None:
         (f"[profile.{'a' * 65}]\n", "the name is not accepted"),
         ("[profile.x]\n[profile.x]\n", "Cannot declare ('profile', 'x') twice"),
         ("[profile.x\n", "(at line 1, column 11)"),
+        (f"profile = {'9' * 5000}\n", "a number of too many digits"),
+        (f"profile = {'[' * 5000}\n", "lists or tables too deep inside one another"),
     ],
 )
 def test_load_refuses_the_file(tmp_path: Path, text: str, told: str) -> None:

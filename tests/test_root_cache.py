@@ -96,3 +96,18 @@ def test_root_cache_with_a_broken_file(tmp_path: Path, setting: Setting, stored:
     assert len(setting.reports) == 1
     cache.received(ROOT)
     assert setting.open(tmp_path).last() == (ROOT, 0)
+
+
+def test_root_cache_that_could_not_be_written_once(tmp_path: Path, setting: Setting) -> None:
+    """A root that did not get to the disk gets there when it is presented again; the old one is never called young."""
+    cache = setting.open(tmp_path)
+    cache.received(ROOT)
+    (tmp_path / FILE_NAME).unlink()
+    (tmp_path / FILE_NAME).mkdir()  # a file cannot take its place
+    cache.received(OTHER)
+    (tmp_path / FILE_NAME).rmdir()
+    (tmp_path / FILE_NAME).write_text(ROOT)
+    cache.received(OTHER)
+
+    assert len(setting.reports) == 1
+    assert setting.open(tmp_path).last() == (OTHER, 0)

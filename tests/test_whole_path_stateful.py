@@ -40,8 +40,8 @@ from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
-from vmi_agent.ledger.ledger_rows import ISSUED, REPLAY_WINDOW_MS
-from vmi_agent.ledger.ledger_schema import issuance, reading
+from vmi_agent.ledger.ledger_rows import REPLAY_WINDOW_MS
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 from vmi_agent.status.revocation import Reason, RevocationRefused, revoke
 
 EXAMPLES = int(os.environ.get("VMI_STATEFUL_EXAMPLES", "25"))

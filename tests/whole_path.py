@@ -36,8 +36,7 @@ from bmc_proxy.root_cache import RootCache
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import PENDING
-from vmi_agent.ledger.ledger_schema import FILE_NAME, issuance
+from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.server import AgentServer
 
@@ -187,7 +186,7 @@ class WholePath:
         proxy_state = self.directory / "proxy"
         proxy_state.mkdir()
         roots = RootCache(proxy_state, lambda: self.time().timestamp(), lambda _reason: None)
-        self.door = Door(self.clock, agents.room, MAX_WAITING)
+        self.door = Door(self.clock, agents, MAX_WAITING)
         agents.on_room = self.door.look
         self.exchange = Exchange(agents, self.door, roots, DEADLINE_S)
         self._agents = agents

@@ -29,22 +29,12 @@ class PublishingConfig:
     crl_period: timedelta
 
     def __post_init__(self) -> None:
-        if self.publish_at is not None:
-            url = urlsplit(self.publish_at)
-            is_plain = self.publish_at.isascii() and self.publish_at.isprintable() and " " not in self.publish_at
-            if (
-                url.scheme != "http"
-                or not url.hostname
-                or url.query
-                or url.fragment
-                or "@" in url.netloc
-                or not is_plain
-            ):
-                raise ConfigError(
-                    f"--publish-at {self.publish_at!r} is refused. Accepted: an http: URL without query, such as"
-                    " http://bmc.example.com/pki (http, as who checks a certificate cannot check another one first:"
-                    " RFC 5280, 8)."
-                )
+        if self.publish_at is not None and not _is_plain_url(self.publish_at):
+            raise ConfigError(
+                f"--publish-at {self.publish_at!r} is refused. Accepted: an http: URL without query, such as"
+                " http://bmc.example.com/pki (http, as who checks a certificate cannot check another one first: RFC"
+                " 5280, 8)."
+            )
         if self.crl_period >= self.crl_validity:
             hours = self.crl_validity // timedelta(hours=1)
             raise ConfigError(f"--crl-period-hours must be less than --crl-validity-hours, which is {hours}")
@@ -63,6 +53,7 @@ class Config:
         max_requests: how many requests are under way or waiting, over all connections.
         key_type: of the CA that is made where there is none.
         ephemeral_ca: make a new root at this start, whose key is in memory only.
+        shared: other agents of this machine may serve from the same state directory.
         access: opens the CA's keys.
         publishing: CRLs and where they are.
         anchor_to: where the audit's head is written down.
@@ -81,6 +72,7 @@ class Config:
     max_requests: int
     key_type: str
     ephemeral_ca: bool
+    shared: bool
     access: Access = field(repr=False)
     publishing: PublishingConfig
     anchor_to: AnchorTo
@@ -90,6 +82,11 @@ class Config:
     def __post_init__(self) -> None:
         if not self.listen:
             raise ConfigError("no listener: give at least one --listen ENDPOINT, such as tcp:7700:interface=127.0.0.1")
+        if self.ephemeral_ca and self.shared:
+            raise ConfigError(
+                "--ephemeral-ca and --shared are both given: no other agent has a key that is in memory only. Leave one"
+                " out."
+            )
         for description in self.listen:
             if not has_tls(description) and not is_local(description):
                 raise ConfigError(
@@ -101,3 +98,18 @@ class Config:
     def uids(self) -> frozenset[int] | None:
         """Who may connect to a unix socket; None for this process's own user."""
         return frozenset(self.peer_uid) or None
+
+
+def _is_plain_url(text: str) -> bool:
+    """Return whether a text is an http: URL without user, query and fragment, in printable ASCII."""
+    try:
+        url = urlsplit(text)
+    except ValueError:  # an address in brackets that is none
+        return False
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    return (
+        is_plain
+        and url.scheme == "http"
+        and bool(url.hostname)
+        and not ("@" in url.netloc or url.query or url.fragment)
+    )

@@ -21,7 +21,7 @@ from protocol.records import (
 )
 from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
-from vmi_agent.errors import LedgerUnavailable, NotWanted, Refused
+from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted, Refused
 from vmi_agent.issuing import Issuing, milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.writer import Ledger
@@ -119,6 +119,8 @@ class Dispatch:
             error = Error(refused.code, retryable=False, retry_after_ms=0, text=text)
         except NotWanted as unwanted:
             error = cancelled(unwanted.code)
+        except ClosedOff:
+            error = failed("Signing took too long. Nothing was issued: ask again.")
         except LedgerUnavailable:  # the ledger has told of it, once for all requests; it holds the audit as well
             return _not_signed(failed(_NO_LEDGER))
         except CustodyError as failure:

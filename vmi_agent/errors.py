@@ -33,5 +33,9 @@ class LedgerUnavailable(Exception):
     """The ledger could not be read or written; nothing may be issued."""
 
 
+class ClosedOff(LedgerUnavailable):
+    """What was to be signed was closed off meanwhile, as it was pending for too long; a retry gets another one."""
+
+
 class SelfCheckFailed(Exception):
     """A certificate did not come out as it was meant to. It is not recorded and does not leave the agent."""

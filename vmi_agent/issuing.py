@@ -1,7 +1,7 @@
 """The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -14,11 +14,11 @@ from protocol.records import SignCsr
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
-from vmi_agent.errors import Refused, SelfCheckFailed
+from vmi_agent.errors import ClosedOff, Refused, SelfCheckFailed
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
-from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Signature
+from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Resumed, Signature
 from vmi_agent.ledger.writer import Ledger
 
 
@@ -30,7 +30,7 @@ class Issued:
         serial: of the leaf.
         root_generation: that the chain ends in.
         chain: in DER, leaf first, root last.
-        is_new: it was signed for this request.
+        is_new: it was signed for this request, and nobody had signed it before.
     """
 
     serial: bytes
@@ -73,6 +73,7 @@ class Issuing:
         Raises:
             Refused: the request was judged and refused.
             NotWanted: from `still_wanted`; nothing was recorded.
+            ClosedOff: signing took so long that the intent was closed off.
             LedgerUnavailable: nothing may be answered.
             CustodyError: the key cannot be reached now; nothing was signed.
             SelfCheckFailed: as its docstring says.
@@ -83,27 +84,42 @@ class Issuing:
         check_possession(csr)
         approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
 
-        intent = self._intent(request, approved, authority)
+        intent = self._intent(request, approved, authority, new_serial(), self._now())
         still_wanted()
-        match self._ledger.record_intent(intent):
+        outcome = self._ledger.record_intent(intent)
+        if isinstance(outcome, Resumed):
+            # Only the very TBS that this agent would have recorded then: nobody gets to choose what is signed by
+            # writing into the ledger, and agents with different profiles do not sign each other's.
+            recorded_at = datetime.fromtimestamp(outcome.recorded_ms / 1000, UTC)
+            recorded = self._intent(request, approved, authority, outcome.serial, recorded_at)
+            if recorded.tbs == outcome.tbs:
+                intent = recorded
+            else:
+                intent = replace(intent, instead_of=outcome.serial)
+                outcome = self._ledger.record_intent(intent)
+        match outcome:
             case AlreadyIssued(serial, tbs, signature):
                 leaf = assemble(tbs, signature)
                 return Issued(serial, authority.generation, (leaf, *authority.chain), is_new=False)
             case Conflict():
                 text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
                 raise Refused(ErrorCode.REQUEST_CONFLICT, text)
+            case Resumed(serial) if serial != intent.serial:
+                raise ClosedOff("another agent, which stamps other certificates, is asked the same at the same time")
 
         request_key = approved.csr.request.public_key()
-        leaf = sign_recorded(intent, authority, self._ledger, self._now, approved.csr.request.subject, request_key)
-        return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new=True)
+        leaf, is_new = sign_recorded(
+            intent, authority, self._ledger, self._now, approved.csr.request.subject, request_key
+        )
+        return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new)
 
-    def _intent(self, request: SignCsr, approved: Approved, authority: Authority) -> Intent:
+    def _intent(
+        self, request: SignCsr, approved: Approved, authority: Authority, serial: bytes, now: datetime
+    ) -> Intent:
         issuer = authority.issuer
-        now = self._now()
         if now >= issuer.not_after:
             raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: vmi-agent ca rotate")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
-        serial = new_serial()
         return Intent(
             serial=serial,
             tbs=certificate_tbs(
@@ -137,15 +153,20 @@ def sign_recorded(
     now: Callable[[], datetime],
     subject: x509.Name,
     public_key: CertificatePublicKeyTypes,
-) -> bytes:
-    """Sign an intent that is on disk, check what came out, record the signature; return the certificate in DER.
+) -> tuple[bytes, bool]:
+    """Sign an intent that is on disk, check what came out, record the signature.
 
     Args:
         authority: whose key signs.
         now: returns the aware UTC time.
         subject, public_key: what the certificate is to be for.
 
+    Returns:
+        The certificate in DER, and whether its signature is this one: where another agent signed the same TBS, and its
+        signature was recorded first, it is that one's.
+
     Raises:
+        ClosedOff: it took so long that the intent was closed off.
         LedgerUnavailable: the certificate may not be given to anybody.
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
@@ -153,10 +174,13 @@ def sign_recorded(
     signature = authority.custody.sign(intent.tbs)
     certificate = assemble(intent.tbs, signature)
     _check(certificate, authority, subject, public_key)
-    ledger.record_signature(
+    kept = ledger.record_signature(
         Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
     )
-    return certificate
+    if not kept.is_first:
+        certificate = assemble(intent.tbs, kept.value)
+        _check(certificate, authority, subject, public_key)
+    return certificate, kept.is_first
 
 
 def _check(der: bytes, authority: Authority, subject: x509.Name, public_key: CertificatePublicKeyTypes) -> None:

@@ -78,6 +78,7 @@ class AgentApplication:
         self._upkeep: Upkeep | None = None
         self._told = (0, 0)
         self._ports: list[IListeningPort] = []
+        self._boot_id = new_boot_id()
         self._lock: state_dir.StateDirLock | None = None
         self._ledger: Ledger | None = None
         self._generations: Generations | None = None
@@ -88,13 +89,14 @@ class AgentApplication:
         """Lint the profiles, open the state directory, make the CA where there is none, and listen."""
         config = self._config
         check(self._profiles, utc_now(), authority.pointers(config.publishing.publish_at, 1))
-        self._lock = state_dir.claim(config.state_dir)
+        self._lock = lock = state_dir.claim(config.state_dir, shared=config.shared)
         try:
-            ledger = self._open_ledger()
+            ledger = self._open_ledger(alone=lock.is_alone)
             self._generations = generations = self._open_ca(ledger)
-            ledger.note(_event("started", {"root_generation": generations.current.generation}))
+            ledger.note(_event("started", {"root_generation": generations.current.generation, **self._process}))
         except (CustodyError, LedgerUnavailable) as error:
             raise StartError(str(error)) from error
+        lock.started()
         self._upkeep = upkeep = self._build(ledger, generations)
         self._told = upkeep.round()  # before anybody asks: there is a CRL from the beginning
         self._signers.start()
@@ -138,13 +140,17 @@ class AgentApplication:
 
     # Opening
 
-    def _open_ledger(self) -> Ledger:
+    @property
+    def _process(self) -> dict[str, object]:
+        """What tells agents apart that share an audit."""
+        return {"boot_id": self._boot_id.hex(), "shared": self._config.shared}
+
+    def _open_ledger(self, *, alone: bool) -> Ledger:
         path = self._config.state_dir
         if authority.exists(path):
             check_not_missing(path)
-        self._ledger = ledger = Ledger(
-            path, utc_now(), _tell_of_ledger
-        )  # before the CA: a CA without a ledger is refused
+        # Before the CA: a CA without a ledger is refused.
+        self._ledger = ledger = Ledger(path, utc_now(), _tell_of_ledger, alone=alone)
         if ledger.is_new and authority.exists(path):
             _log.warn("ledger begun anew: what was issued and revoked before is forgotten; rotate the CA")
             ledger.note(_event("ledger begun anew", {}))
@@ -173,11 +179,10 @@ class AgentApplication:
 
     def _build(self, ledger: Ledger, generations: Generations) -> Upkeep:
         config = self._config
-        boot_id = new_boot_id()
 
         def hello() -> Hello:
             root_generation = generations.current.generation
-            return make_hello(Role.AGENT, boot_id, window=config.window, root_generation=root_generation)
+            return make_hello(Role.AGENT, self._boot_id, window=config.window, root_generation=root_generation)
 
         validity, period = config.publishing.crl_validity, config.publishing.crl_period
         publishing = Publishing(generations, ledger, validity, period, utc_now)
@@ -230,7 +235,7 @@ class AgentApplication:
     def _close(self, ledger: Ledger) -> None:
         if self._upkeep is not None:  # it was started
             try:
-                ledger.note(_event("stopped", {}))
+                ledger.note(_event("stopped", self._process))
             except LedgerUnavailable as error:
                 _log.warn("the audit does not tell of this stop", reason=str(error))
             try:

@@ -1,4 +1,4 @@
-"""What a running agent looks after: changes that commands made beside it, CRLs that are due, anchors, pruning.
+"""What a running agent looks after: changes that others made beside it, CRLs that are due, anchors, pruning, intents.
 
 Each round looks at a few numbers and does what is due. What fails is told once, until it works again, and tried again
 with the next round.
@@ -17,7 +17,7 @@ from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger import anchor, audit
+from vmi_agent.ledger import anchor, audit, closing_off
 from vmi_agent.ledger.listing import PRUNE_BATCH, prune
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.ocsp import OcspResponder
@@ -96,6 +96,7 @@ class Upkeep:
             self._try("CRL not made", self._refresh_lists)
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
+        self._try("intents not closed off", self._close_off)
         self._warn_of_end()
         return self._generations.current.generation, self._publishing.newest_number
 
@@ -175,6 +176,12 @@ class Upkeep:
             _log.info("expired certificates pruned", count=count)
         if count == PRUNE_BATCH:
             self._due.pop("prune")  # the rest with the next rounds, so that signing gets its turns
+
+    def _close_off(self) -> None:
+        now_ms = milliseconds(self._now())
+        if self._ledger.read(lambda connection: closing_off.has_old(connection, now_ms)):
+            count = self._ledger.change(lambda connection: closing_off.close_off_old(connection, now_ms))
+            _log.warn("intents without certificate closed off", count=count)
 
     def _warn_of_end(self) -> None:
         end = self._generations.current.issuer.not_after

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -14,10 +14,12 @@ from zope.interface import implementer
 
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import Problem
+from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge, has_bare_line_break
 from bmc_proxy.http.crowd import Member
 from bmc_proxy.http.edge import Listener
 from bmc_proxy.http.headers import FIXED_HEADERS
-from bmc_proxy.http.request import ExchangeRequest, path_of
+from bmc_proxy.http.request import ExchangeRequest
+from bmc_proxy.http.targets import path_of
 from bmc_proxy.sources import source_of
 from runtime import endpoints
 from runtime.tls import failure_text, is_tls_failure, peer_certificate
@@ -55,6 +57,7 @@ class ExchangeChannel(HTTPChannel):
     _limit_s = HEADER_TIMEOUT_S
     _is_over = False
     _leave_crowd: Callable[[], None] | None = None
+    _turn: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -79,6 +82,9 @@ class ExchangeChannel(HTTPChannel):
         if is_tls_failure(text):
             self.listener.edge.tell_of_stranger("TLS refused", address=self.address, reason=text)
         super().connectionLost(reason)
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         if self._leave_crowd is not None:
             self._leave_crowd()
         self.listener.channel_lost(self)
@@ -133,12 +139,6 @@ class ExchangeChannel(HTTPChannel):
         """An answer of this size is about to be written as fast as it is read: reading it slowly is an end."""
         self._expect_within(ANSWER_TIMEOUT_S + octets / LEAST_OCTETS_PER_S)
 
-    def requestDone(self, request: Request) -> None:
-        """A request is answered to its end; the next one has its own time."""
-        if not self._is_over:
-            self._due = None
-        super().requestDone(request)
-
     def pauseProducing(self) -> None:
         """What was written is not taken."""
         self.is_choked = True
@@ -148,6 +148,37 @@ class ExchangeChannel(HTTPChannel):
         """What was written is taken."""
         self.is_choked = False
         super().resumeProducing()
+        self._settle()
+
+    # Pipelines: one request in each turn of the reactor, so that whoever sends a thousand at once delays nobody, and
+    # none while the answers to those before are not taken. Twisted would answer all that it has read in one go.
+
+    def requestDone(self, request: Request) -> None:
+        """A request is answered to its end; the next one has its own time, and its own turn."""
+        self.paused = True
+        super().requestDone(request)
+        if not self._is_over:
+            self._due = None
+            self._settle()
+
+    def _settle(self) -> None:
+        """Between two requests: wait until answers are taken, then for the turn of what is here already."""
+        if self._is_over or not self.paused:
+            return
+        if not self._buffer and not self.is_choked:
+            self.paused = False
+            return
+        self._networkProducer.pauseProducing()
+        if not self.is_choked and self._turn is None:
+            self._turn = self.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._is_over or self.is_choked:
+            return
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
 
     # What Twisted's parser calls
 
@@ -155,9 +186,12 @@ class ExchangeChannel(HTTPChannel):
         """Octets are here; the first ones after an answer are the next request's, after the end they are nobody's."""
         if self._is_over:
             return
-        if self._due is None and not self.requests:
+        if self._due is None and not self.requests and not self.paused:
             self._expect_within(HEADER_TIMEOUT_S)
         super().dataReceived(data)
+        if self.line_mode and not self.paused and not self._is_over and has_bare_line_break(self._buffer):
+            # It would wait for a CRLF that whoever ends lines otherwise never sends (RFC 9112, 2.2).
+            self._respondToBadRequestAndDisconnect()
 
     def lineReceived(self, line: bytes) -> None:
         """A line of the header is here."""
@@ -165,13 +199,26 @@ class ExchangeChannel(HTTPChannel):
             self._expect_within(HEADER_TIMEOUT_S)
         self._header_octets += len(line) + len(b"\r\n")
         if self._header_octets > HEADER_LIMIT:
-            self._refuse(problems.header_too_large(HEADER_LIMIT))
+            self.lineLengthExceeded(line)
+        elif line.startswith((b" ", b"\t")) or b"\r" in line or b"\n" in line:
+            # Folded as long ago (RFC 9112, 5.2), or with a line break that is none: others see other headers in it.
+            self._respondToBadRequestAndDisconnect()
         else:
             super().lineReceived(line)
 
+    def rawDataReceived(self, data: bytes) -> None:
+        """A part of the body is here."""
+        try:
+            super().rawDataReceived(data)
+        except ChunksMalformed:
+            self._respondToBadRequestAndDisconnect()
+        except FramingTooLarge:
+            self._refuse(problems.header_too_large(HEADER_LIMIT))
+
     def lineLengthExceeded(self, line: bytes) -> None:
-        """One line alone is over the limit."""
-        self._refuse(problems.header_too_large(HEADER_LIMIT))
+        """The header is over the limit, perhaps with its first line already (RFC 9112, 3)."""
+        _, target, _ = self.request_line()
+        self._refuse(problems.header_too_large(HEADER_LIMIT) if target else problems.target_too_long(HEADER_LIMIT))
 
     def allHeadersReceived(self) -> None:
         """The header is here whole."""
@@ -188,16 +235,28 @@ class ExchangeChannel(HTTPChannel):
 
     def headerReceived(self, line: bytes) -> bool:
         """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses, and
-        "identity" as a coding, which RFC 9112 has no more.
+        "identity" as a coding, which RFC 9112 has no more; its chunks are read by ours.
         """
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length" and len(value.strip()) > LENGTH_DIGITS:
             self._respondToBadRequestAndDisconnect()
             return False
-        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            self._respondToBadRequestAndDisconnect()
+        if name.lower() != b"transfer-encoding":
+            return bool(super().headerReceived(line))
+        # RFC 9112, 6.1: whoever speaks HTTP/1.0 knows no codings, and may have sent on what it did not understand.
+        if value.strip(b" \t").lower() != b"chunked" or self._version == b"HTTP/1.0":
+            self._refuse(problems.unknown_coding() if _ends_in_chunks(value) else problems.not_http())
             return False
-        return bool(super().headerReceived(line))
+        if not super().headerReceived(line):
+            return False
+        take = self.requests[-1].handleContentChunk
+        self._transferDecoder = ChunkedBody(take, self._finishRequestBody, HEADER_LIMIT)
+        return True
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Return whether the connection outlives this request. Twisted takes `close, x` to be one word."""
+        options = b",".join(request.requestHeaders.getRawHeaders(b"Connection", [])).lower().split(b",")
+        return version == b"HTTP/1.1" and b"close" not in (option.strip(b" \t") for option in options)
 
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Return method, target and version of the request that is coming in; before its first line, empty ones.
@@ -233,3 +292,9 @@ class ExchangeChannel(HTTPChannel):
             "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
         )
         self.loseConnection()
+
+
+def _ends_in_chunks(codings: bytes) -> bool:
+    """Return whether codings that are not known to this proxy leave no doubt where the body ends (RFC 9112, 6.1)."""
+    *others, last = (coding.strip(b" \t").lower() for coding in codings.split(b","))
+    return last == b"chunked" and b"chunked" not in others and all(others) and bool(others)

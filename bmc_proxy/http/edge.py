@@ -8,13 +8,18 @@ from cryptography.x509 import Certificate
 from twisted.internet.interfaces import IReactorTime
 
 from bmc_proxy.access import Access
+from bmc_proxy.http.call import CSR_BODY_LIMIT
 from bmc_proxy.http.crowd import Crowd
+from bmc_proxy.http.room import BodyRoom
 from bmc_proxy.http.routes import Router
 from bmc_proxy.sources import Allowance
 from runtime.sparse import Sparse
 
 BURST_S = 2.0
 STRANGERS_SHARE = 1 / 20
+# What there is room for, for each connection that may be: several times what any CSR takes.
+BODY_OCTETS_PER_CONNECTION = 16 * 1024
+LEAST_BODIES = 4
 
 
 class Allowances:
@@ -42,12 +47,18 @@ class Allowances:
         return self._connections.take(source, self._now()) == 0
 
 
+def body_room(connections: int) -> BodyRoom:
+    """Return room for the bodies of so many connections at once: for none less than a few of the largest."""
+    return BodyRoom(max(connections * BODY_OCTETS_PER_CONNECTION, LEAST_BODIES * CSR_BODY_LIMIT))
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """What all listeners share.
 
     Attributes:
         now: seconds, of a clock that goes forward, whatever becomes of the time of day.
+        room: for bodies, over all listeners.
         user_of: whom a client certificate names.
         tell_of_stranger: logs what anybody can cause.
         deadline_s: how long a request may take.
@@ -58,6 +69,7 @@ class Edge:
     router: Router
     access: Access
     crowd: Crowd
+    room: BodyRoom
     allowances: Allowances
     user_of: Callable[[Certificate], str | None]
     tell_of_stranger: Sparse

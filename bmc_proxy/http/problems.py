@@ -113,8 +113,25 @@ def too_slow(limit_s: float) -> Problem:
 
 
 def header_too_large(limit: int) -> Problem:
-    """Request line and headers are over their limit, in octets."""
-    return Problem(431, "http.header_too_large", f"The request's headers are larger than {limit} octets.")
+    """Request line and headers, or what frames a chunked body, are over their limit, in octets."""
+    text = f"The request's headers, or the extensions and trailers of its chunks, are larger than {limit} octets."
+    return Problem(431, "http.header_too_large", text)
+
+
+def target_too_long(limit: int) -> Problem:
+    """The request line alone is over the limit of the whole header, in octets."""
+    return Problem(414, "http.target_too_long", f"The request line is larger than {limit} octets.")
+
+
+def no_room() -> Problem:
+    """More bodies come at once than are kept in memory, and most of them from where this one comes."""
+    text = "Too much is being sent at once. Send fewer or smaller bodies at a time."
+    return Problem(503, "http.busy", text, _retry_after(BUSY_RETRY_AFTER_S))
+
+
+def unknown_coding() -> Problem:
+    """The body is in a transfer coding that is not known here (RFC 9112, 6.1)."""
+    return Problem(501, "http.not_implemented", "Send the body as it is, or with Transfer-Encoding: chunked alone.")
 
 
 def not_http() -> Problem:

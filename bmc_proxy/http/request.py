@@ -25,6 +25,8 @@ from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
 from bmc_proxy.http.headers import FIXED_HEADERS, credentials_in, is_cross_site, names_etag
 from bmc_proxy.http.pouring import Pouring
+from bmc_proxy.http.room import Holding
+from bmc_proxy.http.targets import is_host, is_target, path_of
 from bmc_proxy.sources import source_of
 
 DISCARD_LIMIT = 1024 * 1024
@@ -61,7 +63,9 @@ class ExchangeRequest(Request):
         self.address = channel.address
         self._body = bytearray()
         self._body_limit = CSR_BODY_LIMIT
-        self._is_too_large = False
+        self._holding = Holding(source_of(self.address), self._make_room)
+        self._is_given_up = False
+        self._has_room = True
         self._discarded = 0
         self._awaiting_body: Deferred[None] | None = None
         self._work: Deferred[None] | None = None
@@ -89,32 +93,43 @@ class ExchangeRequest(Request):
         # From here on all waits count: for a password's turn, for the body, for one agent after the other.
         self._deadline = Deadline.after(self._edge.reactor, self._edge.deadline_s)
         # Nothing is written once the client has hung up, and what was begun for it is given up.
-        self.notifyFinish().addErrback(self._hung_up)
+        self.notifyFinish().addErrback(self._hung_up).addBoth(self._leave_room)
         self._work = Deferred.fromCoroutine(self._answer())
         self._work.addErrback(self._failed)
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body is here."""
-        if self.is_answered or self._is_too_large:
+        if self.is_answered or self._is_given_up:
             self._discarded += len(data)
             if self._discarded > DISCARD_LIMIT:
                 self.channel.loseConnection()
             return
-        self._body += data
-        if len(self._body) > self._body_limit:
-            self._body_is_too_large()
+        if len(self._body) + len(data) > self._body_limit:
+            self._give_up_body()
+        elif self._edge.room.take(self._holding, len(data)):
+            self._body += data
+        else:
+            self._make_room()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is here whole. Replaces Twisted's own, which parses query and forms that nobody asks for."""
         self.is_whole = True
+        self._holding.give_up = None
         if self.is_answered:
             self.finish()
         elif self._awaiting_body is not None:
             self._awaiting_body.callback(None)
 
-    def _body_is_too_large(self) -> None:
-        self._is_too_large = True
+    def _make_room(self) -> None:
+        """The body is not kept, for those of others."""
+        self._has_room = False
+        self._give_up_body()
+
+    def _give_up_body(self) -> None:
+        """Keep nothing of the body, and refuse the request for it."""
+        self._is_given_up = True
         self._body.clear()
+        self._edge.room.release(self._holding)
         self.channel.persistent = False
         if self._awaiting_body is not None:
             waiting, self._awaiting_body = self._awaiting_body, None
@@ -133,9 +148,10 @@ class ExchangeRequest(Request):
             self.finish()
 
     async def _reply(self) -> Reply:
-        # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on.
+        # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on, and a target of a form that is there.
         hosts = self.requestHeaders.getRawHeaders(b"Host", [])
-        if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+        is_hosted = (len(hosts) == 1 and is_host(hosts[0])) or (not hosts and self.clientproto == b"HTTP/1.0")
+        if not is_hosted or not is_target(self.method, self.uri):
             self._charge(None)
             raise Refused(problems.not_http())
         found = self._edge.router.find(self.method.decode("latin-1"), self.path)
@@ -203,16 +219,21 @@ class ExchangeRequest(Request):
         """Wait until the body is here."""
         self._body_limit = route.body_limit
         if max(len(self._body), self._announced or 0) > self._body_limit:
-            self._body_is_too_large()
-        if not self.is_whole and not self._is_too_large:
+            self._give_up_body()
+        if not self.is_whole and not self._is_given_up:
             self._awaiting_body = Deferred()
             await self._awaiting_body
-        if self._is_too_large:
+        if not self._has_room:
+            raise Refused(problems.no_room())
+        if self._is_given_up:
             raise Refused(problems.body_too_large(route.too_large, self._body_limit))
 
     async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Give up at the deadline, whatever is waited for: an agent, or a turn to have a password checked."""
         return await self._deadline.limit(Deferred.fromCoroutine(work))
+
+    def _leave_room(self, _: object) -> None:
+        self._edge.room.release(self._holding)
 
     def _hung_up(self, _failure: Failure) -> None:
         if self._work is not None:
@@ -301,14 +322,6 @@ class ExchangeRequest(Request):
             **self._told,
             took_ms=round((self._edge.reactor.seconds() - self._started_at) * 1000, 1),
         )
-
-
-def path_of(target: bytes) -> bytes:
-    """Return the path in a request target, which may be in absolute form (RFC 9112, 3.2.2)."""
-    scheme, separator, rest = target.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        target = b"/" + rest.partition(b"/")[2]
-    return target.partition(b"?")[0]
 
 
 def _is_of(content_type: bytes, wanted: str) -> bool:

@@ -13,7 +13,6 @@ A generation's directory is filled under another name and then renamed: it is th
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 
 from runtime.errors import StartError
 from runtime.files import replace_file, sync_directory
+from runtime.flocks import lock_within, open_lock
 from vmi_agent.custody import CustodyError
 
 ROOT_FILE = "root.pem"
@@ -72,11 +72,25 @@ def locked(state_dir: Path) -> Iterator[None]:
         StartError: there is no such state directory.
     """
     try:
-        descriptor = os.open(state_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_lock(state_dir / _LOCK_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StartError(f"there is no state directory {state_dir}. Give the agent's.") from error
     with open(descriptor, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def locked_within(state_dir: Path, wait_s: float) -> Iterator[None]:
+    """Do as `locked` does, for an agent that cannot wait for long.
+
+    Raises:
+        CustodyError: somebody else went on changing the CA, or backing it up.
+        OSError: the lock's file cannot be opened.
+    """
+    with open(open_lock(state_dir / _LOCK_FILE), "rb") as file:
+        if not lock_within(file.fileno(), wait_s):
+            raise CustodyError("the CA is being changed or backed up by somebody else")
         yield
 
 

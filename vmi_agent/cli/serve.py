@@ -84,6 +84,11 @@ if TYPE_CHECKING:
     help="How long expired certificates are kept in the ledger. Without it, for ever.",
 )
 @settings.option("--ephemeral-ca", is_flag=True, help="Make a new root at each start, whose key is in memory only.")
+@settings.option(
+    "--shared",
+    is_flag=True,
+    help="Serve from the same state directory as other agents on this machine, all --shared.",
+)
 @settings.log_format
 @key_type_option
 @profiles_option
@@ -104,6 +109,7 @@ def serve(
     anchor_period_s: int,
     keep_expired_days: int | None,
     ephemeral_ca: bool,
+    shared: bool,
     log_format: str,
     key_type: str,
     profiles: Path | None,
@@ -132,6 +138,7 @@ def serve(
         key_type=key_type,
         profiles=profiles,
         ephemeral_ca=ephemeral_ca,
+        shared=shared,
         access=access,
         publishing=PublishingConfig(publish_at, timedelta(hours=crl_validity_hours), timedelta(hours=crl_period_hours)),
         anchor_to=AnchorTo(anchor_file, anchor_syslog, timedelta(seconds=anchor_period_s)),

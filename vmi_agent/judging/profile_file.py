@@ -5,7 +5,6 @@ Every refusal names the file, the profile, the key, the value and what is accept
 
 import ipaddress
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from runtime.errors import ConfigError
+from runtime.toml_file import read_toml
 from vmi_agent.judging.alternative_names import NameRules, Network
 from vmi_agent.judging.key_kinds import KEY_KINDS, USAGES_OF
 from vmi_agent.judging.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
@@ -65,10 +65,7 @@ def load_profiles(path: Path | None) -> tuple[Profile, ...]:
     """
     if path is None:
         return (Profile(),)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    values = read_toml(path)
     for key, value in values.items():
         if key != "profile" or not isinstance(value, dict):
             raise ConfigError(f"{path}: key {key!r} has the value {value!r}; accepted: tables [profile.NAME]")

@@ -91,9 +91,10 @@ def last_time_ms(connection: Connection) -> int:
     return connection.execute(select(audit.c.at_ms).order_by(audit.c.id.desc()).limit(1)).scalar() or 0
 
 
-def last_fields(connection: Connection, name: str) -> Mapping[str, Any]:
-    """Return the fields of the last event of this name; none where there was no such event."""
-    newest = select(audit.c.fields).where(audit.c.event == name).order_by(audit.c.id.desc()).limit(1)
+def last_fields(connection: Connection, name: str, after: int = 0) -> Mapping[str, Any]:
+    """Return the fields of the last event of this name behind a row; none where there was no such event."""
+    found = select(audit.c.fields).where(audit.c.event == name, audit.c.id > after)
+    newest = found.order_by(audit.c.id.desc()).limit(1)
     fields: Mapping[str, Any] = json.loads(connection.execute(newest).scalar() or "{}")
     return fields
 

@@ -90,8 +90,12 @@ def _take_in(row: Row, ledger: AuditedLedger) -> None:
         match event:
             case "signing":
                 ledger.signing(row.id, row.at_ms, fields)
+            case "signing resumed":
+                ledger.resumed(row.id, fields)
             case "signed":
                 ledger.signed(row.id, row.at_ms, fields)
+            case "intents abandoned":
+                ledger.abandoned(row.id, fields["count"], fields.get("serials"))
             case "revoked":
                 ledger.revoked(row.id, row.at_ms, fields["serial"], fields["reason"])
             case "released":

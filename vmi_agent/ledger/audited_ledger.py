@@ -1,6 +1,7 @@
 """The ledger's certificates, held against what the audit tells of them, in the order in which it tells it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -8,8 +9,8 @@ from sqlalchemy import Connection, Integer, LargeBinary
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmi_agent.ca.certificate import assemble
-from vmi_agent.ledger.ledger_rows import ABANDONED, ISSUED, PENDING, digest_of, facts_of
-from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.ledger_rows import digest_of, facts_of
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance
 
 _COLUMNS = ", ".join(column.name for column in issuance.columns)
 
@@ -20,6 +21,23 @@ _Mark = tuple[int | None, int | None, int]
 
 class AuditBroken(Exception):
     """The audit, or the ledger beside it, is not as it was written; the text names the first place."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An intent that was recorded and is not yet told to be signed or closed off.
+
+    Attributes:
+        status: in the ledger now; None where its row is gone.
+        certificate: its hash and time in the ledger; None where it has none.
+        question: who asked for it, and the CSR's hash.
+        is_older: it was recorded before there was an audit, which may never have told that it was closed off.
+    """
+
+    status: str | None
+    certificate: tuple[str, int] | None
+    question: tuple[str, str]
+    is_older: bool
 
 
 class AuditedLedger:
@@ -36,8 +54,8 @@ class AuditedLedger:
         self._connection = connection
         self._rows = self._read()
         self._next: Any = next(self._rows, None)
-        # Recorded and not yet told to be signed: the certificate's hash and time in the ledger, None where it has none.
-        self._open: dict[str, tuple[str, int] | None] = {}
+        # By serial.
+        self._open: dict[str, _Open] = {}
         # As the audit tells it and as the ledger has it, by serial.
         self._told_marks: dict[str, _Mark] = {}
         self._found_marks: dict[str, _Mark] = {}
@@ -60,10 +78,14 @@ class AuditedLedger:
         told = dict(fields)
         recorded_ms = told.pop("before_the_audit_ms", at_ms)
         row, serial = self._next, told["serial"]
+        question, is_older = (told["user"], told["csr_sha256"]), "before_the_audit_ms" in fields
+        if serial in self._open:
+            raise AuditBroken(f"audit row {number} tells again of certificate {serial}, which is not signed yet")
         if row is None or row.serial != bytes.fromhex(serial):
             self._look_for(serial, number)
             self._gone += 1
             self._gone_until = max(self._gone_until, (told["not_after"], number))
+            self._open[serial] = _Open(None, None, question, is_older)
             return
         if not _is_well_typed(row) or facts_of(row) != told or row.recorded_ms != recorded_ms:
             raise _changed(serial, number)
@@ -72,7 +94,7 @@ class AuditedLedger:
         certificate = None
         if row.status == ISSUED:
             certificate = (sha256(assemble(row.tbs, row.signature)).hexdigest(), row.issued_ms)
-        self._open[serial] = certificate
+        self._open[serial] = _Open(row.status, certificate, question, is_older)
         self._next = next(self._rows, None)
         mark = (row.reason, row.revoked_ms, row.revocation)
         if mark != (None, None, None):
@@ -81,10 +103,44 @@ class AuditedLedger:
     def signed(self, number: int, at_ms: int, fields: Mapping[str, Any]) -> None:
         """A certificate was signed."""
         serial = fields["serial"]
-        if serial not in self._open:
-            return  # gone: `signing` saw that
-        if self._open.pop(serial) != (fields["certificate_sha256"], fields.get("before_the_audit_ms", at_ms)):
+        intent = self._pop(serial, number)
+        told = (fields["certificate_sha256"], fields.get("before_the_audit_ms", at_ms))
+        if intent.status is not None and intent.certificate != told:
             raise _changed(serial, number)
+
+    def resumed(self, number: int, fields: Mapping[str, Any]) -> None:
+        """An intent was taken up again, by a retry."""
+        intent = self._open.get(_checked(fields["serial"]))
+        if intent is None or intent.question != (fields["user"], fields["csr_sha256"]):
+            raise AuditBroken(f"audit row {number} takes up an intent that nobody recorded, or not of this request")
+
+    def abandoned(self, number: int, count: int, serials: Sequence[str] | None) -> None:
+        """Intents were closed off: these, or all that were open, where an older agent told their number alone."""
+        if serials is None:
+            serials = self._of_older_agent(number, count)
+        elif count != len(serials):
+            raise AuditBroken(
+                f"audit row {number} tells of {count} intents that were closed off, and names another number"
+            )
+        for serial in serials:
+            if self._pop(serial, number).status not in (ABANDONED, None):
+                raise _changed(serial, number)
+
+    def _of_older_agent(self, number: int, count: int) -> list[str]:
+        # What is gone may have been pruned before, and what is older may have been closed off before.
+        is_certain = {
+            serial: it.status is not None and not (it.is_older and it.status == ABANDONED)
+            for serial, it in self._open.items()
+        }
+        if not sum(is_certain.values()) <= count <= len(is_certain):
+            raise AuditBroken(f"audit row {number} tells of {count} intents that were closed off, and others were open")
+        return [serial for serial, it in self._open.items() if it.status in (ABANDONED, None) or is_certain[serial]]
+
+    def _pop(self, serial: str, number: int) -> _Open:
+        intent = self._open.pop(_checked(serial), None)
+        if intent is None:
+            raise AuditBroken(f"audit row {number} tells of certificate {serial}, for which no intent was open")
+        return intent
 
     def revoked(self, number: int, at_ms: int, serial: str, reason: int) -> None:
         """A certificate was revoked or put on hold."""
@@ -105,9 +161,11 @@ class AuditedLedger:
         """The audit is at its end: what is in the ledger now must be what was told."""
         if self._next is not None:
             raise AuditBroken(f"the audit does not tell of {_name(self._next)}, which is in the ledger")
-        unsigned = [serial for serial, certificate in self._open.items() if certificate is not None]
-        if unsigned:
-            raise AuditBroken(f"the audit does not tell that certificate {unsigned[0]} was signed, the ledger does")
+        for serial, intent in self._open.items():
+            if intent.certificate is not None:
+                raise AuditBroken(f"the audit does not tell that certificate {serial} was signed, the ledger does")
+            if intent.status == ABANDONED and not intent.is_older:
+                raise AuditBroken(f"the audit does not tell that certificate {serial} was closed off, the ledger does")
         not_after, number = self._gone_until
         if number and not_after >= self._pruned_before:
             raise AuditBroken(f"the certificate of audit row {number} is missing from the ledger")
@@ -141,6 +199,12 @@ class AuditedLedger:
         ).scalar_one()
         if wrong:
             raise AuditBroken(f"{wrong} idempotency keys in the ledger do not lead to the certificate of their CSR")
+
+
+def _checked(serial: str) -> str:
+    """Return a serial number, or raise what fields do that are not as they should be."""
+    bytes.fromhex(serial)
+    return serial
 
 
 def _is_well_typed(row: Any) -> bool:

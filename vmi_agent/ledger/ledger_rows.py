@@ -14,12 +14,10 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from protocol.records import NO_IDEMPOTENCY_KEY
-from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger.ledger_schema import idempotency, issuance
+from vmi_agent.ledger import earlier_rows
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, idempotency, issuance
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
-
-PENDING, ISSUED, ABANDONED = "pending", "issued", "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,7 @@ class Intent:
         idempotency_key: 16 octets, all zero for none.
         csr_sha256, key_sha256: over the CSR and its SubjectPublicKeyInfo, in DER.
         not_before, not_after: in seconds since 1970-01-01 UTC; `recorded_ms` in milliseconds.
+        instead_of: the serial of a pending intent of the same, which is closed off with this one.
     """
 
     serial: bytes
@@ -49,6 +48,7 @@ class Intent:
     not_before: int
     not_after: int
     recorded_ms: int
+    instead_of: bytes | None = None
 
     @property
     def request_digest(self) -> bytes:
@@ -81,8 +81,40 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The signature that a certificate has.
+
+    Attributes:
+        value: as it stands in the certificate.
+        is_first: it is the one that was to be recorded; otherwise another one was before it.
+    """
+
+    value: bytes
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
-    """The intent is on disk: sign it."""
+    """The intent is on disk: sign it.
+
+    Attributes:
+        closed_off: the serials of intents of the same that were closed off with it.
+    """
+
+    closed_off: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The same was asked before, and its signature is not recorded yet: it is this TBS that is to be signed.
+
+    Attributes:
+        recorded_ms: when its intent was recorded.
+    """
+
+    serial: bytes
+    tbs: bytes
+    recorded_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +131,7 @@ class Conflict:
     """The same requester used the same idempotency key for another CSR."""
 
 
-Outcome = Recorded | AlreadyIssued | Conflict
+Outcome = Recorded | Resumed | AlreadyIssued | Conflict
 
 
 def facts_of(recorded: Any) -> dict[str, object]:
@@ -124,54 +156,87 @@ def facts_of(recorded: Any) -> dict[str, object]:
     }
 
 
-def record_signatures(connection: Connection, signatures: Sequence[Signature]) -> None:
-    """Complete the rows of these intents.
+def record_signatures(connection: Connection, signatures: Sequence[Signature]) -> list[Kept | None]:
+    """Complete the rows of these intents; return which signature each certificate has now.
 
-    Raises:
-        LedgerUnavailable: one of them has no pending row.
+    The first one stays, whoever made it. None where there is no certificate to answer with: the intent was closed off,
+    or what somebody else made of it is revoked already.
     """
     if not signatures:
-        return
-    statement = (
-        update(issuance)
-        .where(issuance.c.serial == bindparam("of_serial"), issuance.c.status == PENDING)
-        .values(status=ISSUED, signature=bindparam("with_signature"), issued_ms=bindparam("at_ms"))
-    )
-    rows = [{"of_serial": each.serial, "with_signature": each.value, "at_ms": each.issued_ms} for each in signatures]
-    if connection.execute(statement, rows).rowcount != len(rows):
-        raise LedgerUnavailable("a signature without its recorded intent")
+        return []
+    found = {
+        row.serial: row
+        for row in connection.execute(
+            select(issuance.c.serial, issuance.c.status, issuance.c.signature, issuance.c.reason).where(
+                issuance.c.serial.in_([each.serial for each in signatures])
+            )
+        )
+    }
+    recorded = {row.serial: row.signature for row in found.values() if row.status == ISSUED and row.reason is None}
+    outcomes: list[Kept | None] = []
+    new: list[dict[str, object]] = []
+    for each in signatures:
+        if each.serial in recorded:
+            outcomes.append(Kept(recorded[each.serial], is_first=False))
+        elif each.serial in found and found[each.serial].status == PENDING:
+            recorded[each.serial] = each.value
+            new.append({"of_serial": each.serial, "with_signature": each.value, "at_ms": each.issued_ms})
+            outcomes.append(Kept(each.value, is_first=True))
+        else:
+            outcomes.append(None)
+    if new:
+        values = {"status": ISSUED, "signature": bindparam("with_signature"), "issued_ms": bindparam("at_ms")}
+        connection.execute(update(issuance).where(issuance.c.serial == bindparam("of_serial")).values(values), new)
+    return outcomes
 
 
 def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Outcome]:
-    """Insert a row for each intent whose certificate was not issued before; return one outcome each, in order."""
+    """Insert a row for each intent whose certificate is neither issued nor pending; return one outcome each, in order.
+
+    Of the same requester and CSR, and under the same root, no two are ever pending: what is older than the replay
+    window is closed off before another one is recorded.
+    """
     if not intents:
         return []
-    by_digest = _recently_issued(connection, intents)
-    by_token = _known_tokens(connection, intents)
+    digests = [intent.request_digest for intent in intents]
+    since_ms = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
+    by_digest = earlier_rows.issued_since(connection, digests, since_ms)
+    pending = earlier_rows.pending(connection, digests)
+    by_token = earlier_rows.of_tokens(connection, [token for intent in intents if (token := intent.idempotency_token)])
     taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
     outcomes: list[Outcome] = []
     new: list[Intent] = []
     tokens: list[dict[str, bytes]] = []
     for intent in intents:
+        question = (intent.request_digest, intent.root_generation)
         token = intent.idempotency_token
         known = by_token.get(token) if token else None
         # A key's certificate that may not be given again does not hide the one that the same CSR got since.
-        candidates = (known, by_digest.get((intent.request_digest, intent.root_generation)))
+        candidates = (known, by_digest.get(question))
         earlier = next((each for each in candidates if each is not None and _may_be_answered_again(each, intent)), None)
-        serial = intent.serial
         csr_of_token = known.csr_sha256 if known else taken.get(token or b"", intent.csr_sha256)
         if csr_of_token != intent.csr_sha256:
             outcomes.append(Conflict())
             continue
+        waiting = pending.get(question, [])
+        resumable = next((each for each in waiting if _may_be_resumed(each, intent)), None)
         if earlier is not None:
             outcomes.append(AlreadyIssued(earlier.serial, earlier.tbs, earlier.signature))
             serial = earlier.serial
+        elif resumable is not None:
+            outcomes.append(Resumed(resumable.serial, resumable.tbs, resumable.recorded_ms))
+            serial = resumable.serial
         else:
-            outcomes.append(Recorded())
+            outcomes.append(Recorded(tuple(each.serial for each in waiting)))
             new.append(intent)
+            pending[question] = [intent]
+            serial = intent.serial
         if token is not None:
             taken[token] = intent.csr_sha256
             tokens.append({"token": token, "csr_sha256": intent.csr_sha256, "serial": serial})
+    closed_off = [serial for each in outcomes if isinstance(each, Recorded) for serial in each.closed_off]
+    if closed_off:
+        connection.execute(update(issuance).where(issuance.c.serial.in_(closed_off)).values(status=ABANDONED))
     if new:
         connection.execute(insert(issuance), [_row(intent) for intent in new])
     if tokens:
@@ -187,52 +252,15 @@ def _may_be_answered_again(row: Any, intent: Intent) -> bool:
     return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
 
 
-def _recently_issued(connection: Connection, intents: Sequence[Intent]) -> dict[tuple[bytes, int], Any]:
-    """Return the newest certificate for each same requester and CSR within the replay window, of each generation.
-
-    By request digest and root generation.
-    """
-    since = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
-    rows = connection.execute(
-        select(issuance)
-        .where(issuance.c.request_digest.in_([intent.request_digest for intent in intents]))
-        .where(issuance.c.recorded_ms > since, issuance.c.status == ISSUED, issuance.c.reason.is_(None))
-        .order_by(issuance.c.id)
-    )
-    return {(row.request_digest, row.root_generation): row for row in rows}
-
-
-def _known_tokens(connection: Connection, intents: Sequence[Intent]) -> dict[bytes, Any]:
-    """Return, for each idempotency key that was used before, the CSR and certificate it stands for, by token."""
-    tokens = [token for intent in intents if (token := intent.idempotency_token)]
-    if not tokens:
-        return {}
-    rows = connection.execute(
-        select(
-            idempotency.c.token,
-            idempotency.c.csr_sha256,
-            issuance.c.serial,
-            issuance.c.status,
-            issuance.c.root_generation,
-            issuance.c.reason,
-            issuance.c.tbs,
-            issuance.c.signature,
-        )
-        .join_from(idempotency, issuance, idempotency.c.serial == issuance.c.serial)
-        .where(idempotency.c.token.in_(tokens))
-    )
-    return {row.token: row for row in rows}
+def _may_be_resumed(waiting: Any, intent: Intent) -> bool:
+    is_recent = waiting.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS
+    return is_recent and bool(waiting.serial != intent.instead_of)
 
 
 def _row(intent: Intent) -> dict[str, Any]:
     row = {column.name: getattr(intent, column.name, None) for column in issuance.columns}
     del row["id"]
     return row | {"status": PENDING}
-
-
-def abandon_pending(connection: Connection) -> int:
-    """Close off what a dead process left between its intent and its signature, and answered to nobody; count it."""
-    return connection.execute(update(issuance).where(issuance.c.status == PENDING).values(status=ABANDONED)).rowcount
 
 
 def digest_of(user: str, value: bytes) -> bytes:

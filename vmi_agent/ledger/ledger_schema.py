@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,17 +20,21 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    literal_column,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger.turns import Turns
 
 FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 2.0
 
 metadata = MetaData()
+
+PENDING, ISSUED, ABANDONED = "pending", "issued", "abandoned"
 
 # One row for each certificate. Its states: pending (the intent), issued, abandoned (the process died in between;
 # nothing was answered). A certificate that is revoked or on hold is issued and has a `reason` (RFC 5280, 5.3.1).
@@ -65,6 +69,14 @@ issuance = Table(
     Index("issuance_by_end", "not_after"),
 )
 Index("issuance_by_revocation", issuance.c.revocation, sqlite_where=issuance.c.revocation.is_not(None))
+_PENDING_INDEX = Index(
+    "issuance_pending",
+    issuance.c.request_digest,
+    issuance.c.recorded_ms,
+    sqlite_where=issuance.c.status == PENDING,
+)
+# In words that SQLite knows again: only then does it use that index.
+IS_PENDING = issuance.c.status == literal_column(f"'{PENDING}'")
 
 idempotency = Table(
     "idempotency",
@@ -119,6 +131,22 @@ def open_ledger(path: Path, *, for_writing: bool) -> Engine:
     return engine
 
 
+def settle(engine: Engine) -> None:
+    """Bring what the log of writes (WAL) holds into the ledger's file, durably, and begin an empty log.
+
+    Where a sync of the log failed, its end may be in the system's cache only, and a later sync does not make up for
+    that: whoever opens the ledger after a crash finds those rows, and would add to what is not on the disk.
+
+    Raises:
+        LedgerUnavailable: another process has been reading for long.
+        sqlite3.Error: the disk does not take it.
+    """
+    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+        is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise LedgerUnavailable("another process uses it, and has for long. Wait for its end, or end it.")
+
+
 def _is_on_read_only_medium(path: Path) -> bool:
     """Return whether nobody can write to the ledger, and no log of writes lies beside it that is to be read as well."""
     try:
@@ -134,26 +162,32 @@ def strangers_in(connection: Connection) -> list[str]:
     return [str(row.name) for row in found]
 
 
-def prepare(connection: Connection) -> bool:
+def prepare(connection: Connection, *, alone: bool) -> bool:
     """Make the tables where they are not there yet, and bring those of version 1 up to date.
+
+    Args:
+        alone: no other agent has the ledger open.
 
     Returns:
         Whether the ledger was of version 1, which had no audit.
 
     Raises:
-        LedgerUnavailable: the file is of another version.
+        LedgerUnavailable: the file is of another version, or is to be brought up to date and others use it.
     """
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version not in (0, 1, SCHEMA_VERSION):
         raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
     if strangers_in(connection):
         raise LedgerUnavailable("it holds triggers or views, which no agent made. Restore it from a backup.")
+    if version == 1 and not alone:
+        raise LedgerUnavailable("it is of another version than this agent's. Stop the other agents first.")
     if version == 1:
         for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
             connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
         for index in (*issuance.indexes, *idempotency.indexes):
             index.create(connection, checkfirst=True)
     metadata.create_all(connection)
+    _PENDING_INDEX.create(connection, checkfirst=True)  # which came later than version 2
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
     return bool(version == 1)
 
@@ -187,7 +221,7 @@ def _transaction(state_dir: Path, *, for_writing: bool) -> Iterator[Connection]:
         raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
     engine = open_ledger(path, for_writing=for_writing)
     try:
-        with engine.begin() as connection:
+        with _turn(state_dir) if for_writing else nullcontext(), engine.begin() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version != SCHEMA_VERSION:
                 text = f"it has schema version {version}, not {SCHEMA_VERSION}; an agent of this version updates it"
@@ -197,6 +231,19 @@ def _transaction(state_dir: Path, *, for_writing: bool) -> Iterator[Connection]:
         raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _turn(state_dir: Path) -> Iterator[None]:
+    try:
+        turns = Turns(state_dir)
+    except OSError as error:
+        raise LedgerUnavailable(f"ledger in {state_dir}: {error.strerror}") from error
+    try:
+        with turns.take(BUSY_TIMEOUT_S):
+            yield
+    finally:
+        turns.close()
 
 
 def check_not_missing(state_dir: Path) -> None:

@@ -1,22 +1,48 @@
-"""What the audit says of certificates from before there was one: a ledger of version 1 held rows alone."""
+"""What an agent does to the ledger that it opens: bring it up to date, look at the clock, close off what was left."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from hashlib import sha256
 
 from sqlalchemy import Connection, select
 
 from vmi_agent.ca.certificate import assemble
+from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger import audit, closing_off
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import ISSUED, facts_of
-from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.ledger_rows import facts_of
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, issuance, prepare
+
+# How much later than this process looked at the clock those may have written who share the ledger.
+_MEANWHILE_MS = 10_000
 
 
-def audit_of_before(connection: Connection, now_ms: int) -> list[Event]:
-    """Return the events that would have told of what is in the ledger, with the times that they would have had."""
-    return list(_events(connection, now_ms))
+def take_over(connection: Connection, now: datetime, *, alone: bool) -> int:
+    """Open a ledger in the transaction of the connection; return how many intents of dead processes were closed off.
+
+    Args:
+        alone: no other agent has it open.
+
+    Raises:
+        LedgerUnavailable: it is of another version, or its audit was written later than now.
+    """
+    now_ms = int(now.timestamp() * 1000)
+    had_no_audit = prepare(connection, alone=alone)
+    last_ms = audit.last_time_ms(connection)
+    if now_ms + (0 if alone else _MEANWHILE_MS) < last_ms:
+        was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
+        raise LedgerUnavailable(
+            f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
+            " clock; where it was the old time that was wrong: vmi-agent audit accept-clock"
+        )
+    if had_no_audit:
+        audit.append(connection, list(_events_of_before(connection, now_ms)))
+    return closing_off.close_off_all(connection, now_ms) if alone else 0
 
 
-def _events(connection: Connection, now_ms: int) -> Iterator[Event]:
+def _events_of_before(connection: Connection, now_ms: int) -> Iterator[Event]:
+    """Yield what would have told of a ledger of version 1, which had no audit, with the times it would have had."""
+    abandoned = []
     for row in connection.execute(select(issuance).order_by(issuance.c.id)):
         yield Event("signing", now_ms, facts_of(row) | {"before_the_audit_ms": row.recorded_ms})
         if row.status == ISSUED:
@@ -27,3 +53,6 @@ def _events(connection: Connection, now_ms: int) -> Iterator[Event]:
                 "before_the_audit_ms": row.issued_ms,
             }
             yield Event("signed", now_ms, fields)
+        elif row.status == ABANDONED:
+            abandoned.append(row.serial)
+    yield from closing_off.events_of(abandoned, now_ms)

@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, Connection, delete, select
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import ISSUED
-from vmi_agent.ledger.ledger_schema import idempotency, issuance, reading
+from vmi_agent.ledger.ledger_schema import ISSUED, PENDING, idempotency, issuance, reading
 from vmi_agent.status.revocation import Reason
 
 STATUSES = ("valid", "expired", "revoked", "on-hold")
@@ -116,7 +115,9 @@ def prune(connection: Connection, ended_before: datetime, now_ms: int) -> int:
     before_s = int(ended_before.timestamp())
     if ended_before > datetime.fromtimestamp(now_ms / 1000, UTC):
         raise ValueError("certificates that have not ended are never pruned")
-    ended = select(issuance.c.id, issuance.c.serial).where(issuance.c.not_after < before_s).limit(PRUNE_BATCH)
+    # What is pending is closed off before it can be forgotten.
+    is_over = issuance.c.status != PENDING, issuance.c.not_after < before_s
+    ended = select(issuance.c.id, issuance.c.serial).where(*is_over).limit(PRUNE_BATCH)
     rows = connection.execute(ended).all()
     if rows:
         serials = [row.serial for row in rows]

@@ -2,11 +2,12 @@
 
 One thread writes. It takes whatever has piled up since its last commit into one transaction, so requests that arrive
 together share one sync of the disk; each caller waits until its own row is safe. The audit's rows are written in the
-same transactions.
+same transactions. Other processes may write as well, in turns.
 """
 
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -18,22 +19,15 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from vmi_agent.errors import LedgerUnavailable
+from runtime.files import sync_directory
+from vmi_agent.errors import ClosedOff, LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import (
-    AlreadyIssued,
-    Intent,
-    Outcome,
-    Recorded,
-    Signature,
-    abandon_pending,
-    facts_of,
-    record_intents,
-    record_signatures,
-)
-from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, prepare, reason
-from vmi_agent.ledger.ledger_takeover import audit_of_before
+from vmi_agent.ledger.ledger_events import events_of, signed
+from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
+from vmi_agent.ledger.ledger_schema import BUSY_TIMEOUT_S, FILE_NAME, open_ledger, reason, settle
+from vmi_agent.ledger.ledger_takeover import take_over
+from vmi_agent.ledger.turns import Turns
 
 # The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
 MAX_BATCH = 256
@@ -50,34 +44,45 @@ class Ledger:
         state_dir: where `ledger.sqlite` is, or will be.
         now: aware UTC time of the opening, for the audit.
         tell: hears once, in the writer's thread, that it cannot be written and why, and of None once it can again.
+        alone: no other agent has it open: what is pending was left by processes that are gone, and is closed off.
 
     Attributes:
         is_new: nothing was in it.
-        abandoned_at_start: how many intents an earlier process left without a signature.
+        abandoned_at_start: how many intents earlier processes left without a signature.
 
     Raises:
         LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
     """
 
     def __init__(
-        self, state_dir: Path, now: datetime, tell: Callable[[LedgerUnavailable | None], None] = lambda _: None
+        self,
+        state_dir: Path,
+        now: datetime,
+        tell: Callable[[LedgerUnavailable | None], None] = lambda _: None,
+        *,
+        alone: bool = True,
     ) -> None:
         self._tell = tell
         self._told = ""
         self._path = state_dir / FILE_NAME
         try:
-            # This user's alone, whoever made it and however; what SQLite puts beside it gets the same mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._path.chmod(0o600)
+            _make_file(self._path)
             self.is_new = self._path.stat().st_size == 0
+            self._turns = Turns(state_dir)
         except OSError as error:
             raise LedgerUnavailable(f"ledger {self._path}: {error.strerror}") from error
         self._engine = open_ledger(self._path, for_writing=True)
         try:
-            with self._engine.begin() as connection:
-                self.abandoned_at_start = _take_over(connection, now)
-        except (SQLAlchemyError, UnicodeDecodeError, LedgerUnavailable) as error:
+            with self._turns.take(BUSY_TIMEOUT_S):
+                if alone:
+                    settle(self._engine)
+                with self._engine.begin() as connection:
+                    self.abandoned_at_start = take_over(connection, now, alone=alone)
+            # SQLite does the same for its log of writes, but does not mind where it fails.
+            sync_directory(state_dir)
+        except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
+            self._turns.close()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
@@ -94,13 +99,18 @@ class Ledger:
         outcome: Outcome = self._wait_for(intent)
         return outcome
 
-    def record_signature(self, signature: Signature) -> None:
+    def record_signature(self, signature: Signature) -> Kept:
         """Record, before the answer, the signature over a recorded intent; wait until it is on disk.
 
+        Returns:
+            The one that the certificate has, which is another one where somebody else had signed the same before.
+
         Raises:
+            ClosedOff: the intent was closed off meanwhile; the signature is worth nothing.
             LedgerUnavailable: it may not be answered.
         """
-        self._wait_for(signature)
+        kept: Kept = self._wait_for(signature)
+        return kept
 
     def note(self, event: Event) -> None:
         """Add a row to the audit; wait until it is on disk.
@@ -153,6 +163,7 @@ class Ledger:
         self._writer.join()
         self._reader.dispose()
         self._engine.dispose()
+        self._turns.close()
 
     def _wait_for(self, work: Intent | Signature | Event | _Change) -> Any:
         future: Future[Any] = Future()
@@ -205,20 +216,25 @@ class Ledger:
         intents = [job[0] for job in jobs if isinstance(job[0], Intent)]
         events = [job[0] for job in jobs if isinstance(job[0], Event)]
 
-        def change(connection: Connection) -> list[Outcome]:
-            record_signatures(connection, signatures)
+        def change(connection: Connection) -> tuple[list[Kept | None], list[Outcome]]:
+            kept = record_signatures(connection, signatures)
+            first = [each for each, it in zip(signatures, kept, strict=True) if it is not None and it.is_first]
             outcomes = record_intents(connection, intents)
-            told = (_event_of(intent, outcome) for intent, outcome in zip(intents, outcomes, strict=True))
-            audit.append(connection, [*map(_signed, signatures), *(each for each in told if each), *events])
-            return outcomes
+            told = (event for pair in zip(intents, outcomes, strict=True) for event in events_of(*pair))
+            audit.append(connection, [*map(signed, first), *told, *events])
+            return kept, outcomes
 
         try:
-            outcomes = iter(self._transact(change))
+            all_kept, all_outcomes = self._transact(change)
         except LedgerUnavailable as error:
             _fail((future for _, future in jobs), error)
             return False
+        kept, outcomes = iter(all_kept), iter(all_outcomes)
         for work, future in jobs:
-            future.set_result(next(outcomes) if isinstance(work, Intent) else None)
+            if isinstance(work, Signature):
+                _settle(future, next(kept))
+            else:
+                future.set_result(next(outcomes) if isinstance(work, Intent) else None)
         return True
 
     def _commit_alone(self, change: _Change, future: Future[Any]) -> None:
@@ -232,7 +248,7 @@ class Ledger:
     def _transact(self, change: Callable[[Connection], _Result]) -> _Result:
         try:
             self._check_file()
-            with self._engine.begin() as connection:
+            with self._turns.take(BUSY_TIMEOUT_S), self._engine.begin() as connection:
                 result = change(connection)
         except Exception as error:  # whatever it was, each waiting caller must hear of it
             unavailable = LedgerUnavailable(reason(error))
@@ -252,51 +268,22 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path} was replaced. Restart the agent on the right one.")
 
 
+def _make_file(path: Path) -> None:
+    """Make the file where it is missing: this user's alone, whoever made it and however."""
+    # One that is there is not opened: closing it would drop the locks that SQLite has on it in this process (POSIX).
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)  # what SQLite puts beside it gets the same mode
+
+
+def _settle(future: Future[Any], kept: Kept | None) -> None:
+    if kept is None:
+        future.set_exception(ClosedOff("what was signed was closed off, or revoked, before its signature came"))
+    else:
+        future.set_result(kept)
+
+
 def _fail(futures: Iterable[Future[Any]], error: LedgerUnavailable) -> None:
     for future in futures:
         # One each: an exception that several threads raise collects all their tracebacks.
         future.set_exception(LedgerUnavailable(str(error)))
-
-
-def _take_over(connection: Connection, now: datetime) -> int:
-    now_ms = int(now.timestamp() * 1000)
-    had_no_audit = prepare(connection)
-    last_ms = audit.last_time_ms(connection)
-    if now_ms < last_ms:
-        was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
-        raise LedgerUnavailable(
-            f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
-            " clock; where it was the old time that was wrong: vmi-agent audit accept-clock"
-        )
-    if had_no_audit:
-        audit.append(connection, audit_of_before(connection, now_ms))
-    abandoned = abandon_pending(connection)
-    if abandoned:
-        audit.append(connection, [Event("intents abandoned", now_ms, {"count": abandoned})])
-    return abandoned
-
-
-def _event_of(intent: Intent, outcome: Outcome) -> Event | None:
-    """Return what the audit says of an intent's outcome; a conflict is told as the refusal that it leads to."""
-    match outcome:
-        case Recorded():
-            return Event("signing", intent.recorded_ms, facts_of(intent))
-        case AlreadyIssued(serial=serial):
-            fields = {
-                "serial": serial.hex(),
-                "user": intent.user,
-                "method": intent.method,
-                "address": intent.address,
-                "csr_sha256": intent.csr_sha256.hex(),
-            }
-            return Event("signed before", intent.recorded_ms, fields)
-    return None
-
-
-def _signed(signature: Signature) -> Event:
-    fields = {
-        "serial": signature.serial.hex(),
-        "certificate_sha256": signature.certificate_sha256.hex(),
-        "not_after": signature.not_after,
-    }
-    return Event("signed", signature.issued_ms, fields)

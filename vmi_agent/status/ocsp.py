@@ -24,8 +24,7 @@ from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
-from vmi_agent.ledger.ledger_rows import ISSUED
-from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.responder import Delegate, Responders
 from vmi_agent.status.revocation import Reason

@@ -2,7 +2,8 @@
 
 Serving one is a look into a dictionary. A CRL is made anew after each revocation and on a period. Its number is the
 time of its making in milliseconds, so it rises over restored backups, which know nothing of the CRLs made since; and it
-is above the last one that the audit tells of, so it rises where the clock was set back.
+is above the last one that the audit tells of, so it rises where the clock was set back, and over all agents that share
+a ledger. Each of these makes its own: one that has a higher number lists all that the ones before it had to.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +14,11 @@ from hashlib import sha256
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
+from sqlalchemy import Connection
 
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody import CustodyError
+from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
@@ -24,6 +27,8 @@ from vmi_agent.status import crl
 from vmi_agent.status.revocation import changes_since
 
 _CRL_ISSUED = "crl issued"
+# How often a CRL is made anew because another agent's came before it, or a revocation.
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Publishing:
         self._period = period
         self._now = now
         self._seen = 0
+        self._told = (0, 0)
         self._revoked: dict[int, _Revoked] = {}
         self._made: dict[int, Publication] = {}
         self._certificates: dict[int, Publication] = {}
@@ -117,27 +123,32 @@ class Publishing:
         authorities = self._generations.all()
         if [authority.generation for authority in authorities] != list(self._certificates):
             self._certificates = _certificates_of(authorities)
-        changed = self._take_in_changes()
-        if changed:
-            forget(changed)
+        changed = self._take_in_changes(forget)
         failed: CustodyError | None = None
         for authority in self._generations.all():
             try:
-                self._make_if_due(authority)
+                changed |= self._make_if_due(authority, forget)
             except CustodyError as error:  # one generation's key: the others sign all the same
                 failed = failed or error
         if failed is not None:
             raise failed
         return changed
 
-    def _make_if_due(self, authority: Authority) -> None:
+    def _make_if_due(self, authority: Authority, forget: Callable[[frozenset[bytes]], None]) -> frozenset[bytes]:
+        """Make a generation's CRL where it is due; return what more was revoked or released meanwhile."""
         now = self._now().replace(microsecond=0)
         revoked = self._revoked.setdefault(authority.generation, _Revoked())
         is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
-        if (revoked.changed or is_due) and authority.certificate.not_valid_after_utc > now:
-            self._make(authority, revoked, now)
+        changed: frozenset[bytes] = frozenset()
+        if not (revoked.changed or is_due) or authority.certificate.not_valid_after_utc <= now:
+            return changed
+        for _ in range(_TRIES):
+            if self._make(authority, revoked):
+                return changed
+            changed |= self._take_in_changes(forget)
+        raise LedgerUnavailable("CRLs of other agents, or revocations, came before this one's CRL time and again")
 
-    def _take_in_changes(self) -> frozenset[bytes]:
+    def _take_in_changes(self, forget: Callable[[frozenset[bytes]], None]) -> frozenset[bytes]:
         seen = self._seen
         changes = self._ledger.read(lambda connection: list(changes_since(connection, seen)))
         for change in changes:
@@ -149,16 +160,22 @@ class Publishing:
                 entry = crl.entry(change.serial, change.revoked_ms, change.reason)
                 revoked.entries[change.serial] = (change.not_after, entry)
             self._seen = change.number
-        return frozenset(change.serial for change in changes)
+        changed = frozenset(change.serial for change in changes)
+        if changed:
+            forget(changed)
+        return changed
 
-    def _make(self, authority: Authority, revoked: _Revoked, now: datetime) -> None:
+    def _make(self, authority: Authority, revoked: _Revoked) -> bool:
+        """Make a CRL; return False where it may not be published: it is behind another agent's, or a revocation."""
+        now = self._now().replace(microsecond=0)
         if revoked.made_at is not None:
             # Who was on the last CRL after its end (RFC 5280, 3.3) need not be on this one.
             last_s = revoked.made_at.timestamp()
             for serial in [serial for serial, (end_s, _) in revoked.entries.items() if end_s < last_s]:
                 if serial not in revoked.changed:
                     del revoked.entries[serial]
-        number = max(milliseconds(self._now()), self._last_number() + 1)
+        self._told = told = self._ledger.read(self._last_number)
+        number = max(milliseconds(self._now()), told[1] + 1)
         next_update = now + self._validity
         entries = (entry for _, entry in revoked.entries.values())
         der = crl.make(authority.issuer, authority.custody, number, now, next_update, entries)
@@ -168,17 +185,33 @@ class Publishing:
             "revoked": len(revoked.entries),
             "sha256": sha256(der).hexdigest(),
         }
-        self._ledger.note(Event(_CRL_ISSUED, milliseconds(self._now()), fields))
+        event = Event(_CRL_ISSUED, milliseconds(self._now()), fields)
+        if not self._ledger.change(lambda connection: self._tell(connection, event, number)):
+            return False
         revoked.changed, revoked.made_at = set(), now
         self._made = self._made | {authority.generation: Publication(der, number, milliseconds(next_update))}
         self.newest_number = number
+        return True
 
-    def _last_number(self) -> int:
-        """Return the highest number of a CRL so far: they rise over all generations, so it is the last one's."""
-        if self.newest_number:
-            return self.newest_number
-        fields = self._ledger.read(lambda connection: audit.last_fields(connection, _CRL_ISSUED))
-        return int(fields.get("number", 0))
+    def _tell(self, connection: Connection, event: Event, number: int) -> bool:
+        """Tell the audit of a CRL, unless there is one with as high a number, or more was revoked since it was made.
+
+        It is signed before and not meanwhile: a token may take its time, and nobody else could write.
+        """
+        if self._last_number(connection)[1] >= number or any(changes_since(connection, self._seen)):
+            return False
+        audit.append(connection, [event])
+        return True
+
+    def _last_number(self, connection: Connection) -> tuple[int, int]:
+        """Return the number of the audit's last row, and the highest number of a CRL until then.
+
+        The numbers rise over all generations, so the last CRL has it. Looks only at rows that are new since the last
+        look from outside a transaction.
+        """
+        row, number = self._told
+        fields = audit.last_fields(connection, _CRL_ISSUED, after=row)
+        return audit.read_head(connection).last_id, int(fields.get("number", number))
 
 
 def _certificates_of(generations: Sequence[Authority]) -> dict[int, Publication]:

@@ -1,7 +1,8 @@
 """The OCSP responder's delegates: for each generation a key of its own and a certificate (RFC 6960, 4.2.2.2).
 
 The certificate is issued on the first request, and anew before it ends, through the ledger as every other is. Key and
-certificate stand in `STATE/ca/N/ocsp.pem`; those of an ephemeral CA in memory only, as its own key does.
+certificate stand in `STATE/ca/N/ocsp.pem`, where agents that share the directory find each other's; those of an
+ephemeral CA are in memory only, as its own key is.
 """
 
 import threading
@@ -34,6 +35,8 @@ RENEW_BEFORE_END = timedelta(days=30)
 BACK_DATE = timedelta(minutes=5)
 # Each try leaves rows in the ledger, and anybody at all may ask.
 RETRY_AFTER = timedelta(seconds=30)
+# For another agent that makes one at the same time.
+LOCK_WAIT_S = 2.0
 _PROFILE = "ocsp-responder"
 _ITSELF = "vmi-agent"
 
@@ -119,7 +122,7 @@ class Responders:
         if failed_at is not None and failed_at <= now < failed_at + RETRY_AFTER:
             return old
         try:
-            delegate = self._make(authority)
+            delegate = self._find_or_make(authority)
         except (CustodyError, LedgerUnavailable, SelfCheckFailed):
             self._failed_at[authority.generation] = now
             if old is None:
@@ -127,6 +130,24 @@ class Responders:
             return old  # whose days are counted; what keeps the CA's key from signing is told with its CRLs
         self._failed_at.pop(authority.generation, None)
         return delegate
+
+    def _find_or_make(self, authority: Authority) -> Delegate:
+        path = self._path(authority)
+        if ca_store.is_ephemeral(path.parent):
+            return self._make(authority)
+        try:
+            with ca_store.locked_within(self._state_dir, LOCK_WAIT_S):
+                found = self._load(authority)  # which another agent may have made meanwhile
+                if found is not None and not self._ends_soon(found, authority):
+                    return found
+                made = self._make(authority)
+                pem = file.to_pem(made.key, self._passphrase) + made.certificate.public_bytes(
+                    serialization.Encoding.PEM
+                )
+                replace_file(path, pem)
+                return made
+        except OSError as error:
+            raise CustodyError(f"OCSP responder {path}: {error.strerror}") from error
 
     def _ends_soon(self, delegate: Delegate, authority: Authority) -> bool:
         end = delegate.certificate.not_valid_after_utc
@@ -156,15 +177,7 @@ class Responders:
 
     def _make(self, authority: Authority) -> Delegate:
         key = file.make_key(_key_type_for(authority))
-        certificate = self._issue(key, authority)
-        path = self._path(authority)
-        if not ca_store.is_ephemeral(path.parent):
-            pem = file.to_pem(key, self._passphrase) + certificate.public_bytes(serialization.Encoding.PEM)
-            try:
-                replace_file(path, pem)
-            except OSError as error:
-                raise CustodyError(f"OCSP responder {path}: {error.strerror}") from error
-        return Delegate(key, certificate)
+        return Delegate(key, self._issue(key, authority))
 
     def _issue(self, key: CertificateIssuerPrivateKeyTypes, authority: Authority) -> x509.Certificate:
         key_info = key.public_key().public_bytes(
@@ -195,7 +208,7 @@ class Responders:
             recorded_ms=milliseconds(now),
         )
         self._ledger.record_intent(intent)
-        der = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
+        der, _ = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
         return x509.load_der_x509_certificate(der)
 
 

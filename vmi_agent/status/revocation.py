@@ -9,8 +9,7 @@ from sqlalchemy import Connection, select, update
 
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import ISSUED
-from vmi_agent.ledger.ledger_schema import issuance
+from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 
 
 class Reason(IntEnum):

@@ -1,0 +1,134 @@
+"""Fuzz target: any octets to the proxy's HTTP edge, as one connection sends them.
+
+The first octet of the input chooses whether the listener is anonymous, whether the client shows a session, how the rest
+is split, and whether it is said over and over. Whatever comes: nothing is logged as an error, only answers of ours come
+out, no more of them than requests went in, none after the one that closes, the same ones however the octets are split,
+what is held stays within its bounds, and in the end the connection is gone and has left nothing behind.
+"""
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import atheris
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+with atheris.instrument_imports(include=["bmc_proxy.http", "twisted.web.http"]):
+    from edges import Spoken, TestEdge, edge_in
+    from twisted.internet.error import ConnectionDone
+    from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+    from twisted.python.failure import Failure
+    from zope.interface import provider
+
+    from bmc_proxy.http.call import CSR_BODY_LIMIT
+    from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_LIMIT, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
+
+STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 501, 503}
+ENDS = {400, 408, 413, 414, 431, 501}
+READ_AT_ONCE = 65_536
+STEPS = 250
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+SESSION = b"X-Auth-Token: "
+# Until a connection on which nothing happens is gone for certain, in steps.
+STEP_S = 6.0
+SILENCE_S = max(HEADER_TIMEOUT_S, BODY_TIMEOUT_S, IDLE_TIMEOUT_S) + LAST_WORD_S
+
+
+@provider(ILogObserver)
+def refuse_errors(event: LogEvent) -> None:
+    """Fail on what nobody may cause."""
+    if event.get("log_level", LogLevel.info) >= LogLevel.error or "log_failure" in event:
+        raise AssertionError(event)
+
+
+def answers_in(octets: bytes, *, has_head: bool) -> list[int]:
+    """Return the statuses of the answers in what was sent; each is whole and in one of our shapes."""
+    statuses: list[int] = []
+    is_closed = False
+    while octets:
+        if octets.startswith(CONTINUE):
+            octets = octets.removeprefix(CONTINUE)
+            continue
+        assert not is_closed, "something follows the answer that closes"
+        head, end, rest = octets.partition(b"\r\n\r\n")
+        assert end, "an answer's header is cut"
+        line, *lines = head.split(b"\r\n")
+        found = re.fullmatch(rb"HTTP/1\.[01] (\d{3}) [ -~]+", line)
+        assert found, "no status line"
+        status = int(found[1])
+        headers = {name.lower(): value for name, _, value in (each.partition(b": ") for each in lines)}
+        assert len(headers) + (b"set-cookie" in headers) >= len(lines), "a header stands twice"
+        length = int(headers.get(b"content-length", 0))
+        is_to_head = has_head and (not rest or rest.startswith(b"HTTP/1."))
+        body, octets = (b"", rest) if is_to_head else (rest[:length], rest[length:])
+        assert is_to_head or len(body) == length, "an answer's body is cut"
+        if body and status >= 400:
+            assert b"request" in body.lower(), "a problem has no request id"
+            json.loads(body)
+        is_closed = headers.get(b"connection") == b"close"
+        statuses.append(status)
+    return statuses
+
+
+class Target:
+    """The edge that all inputs speak to, each on a connection of its own."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        self._edge = edge_in(Path(self._directory.name), requests_per_s=1_000_000)
+        globalLogPublisher.addObserver(refuse_errors)
+
+    def one_input(self, data: bytes) -> None:
+        """Run one input."""
+        if not data:
+            return
+        choice, octets = data[0], data[1:]
+        self._edge.site.is_anonymous = bool(choice & 1)
+        if choice & 2:
+            octets = octets.replace(b"{token}", token_at(self._edge))
+        octets *= (1, 1, 3, 40)[choice >> 2 & 3]
+        step = max((1, 7, 1000, READ_AT_ONCE)[choice >> 4 & 3], len(octets) // STEPS)
+        whole = self._statuses(octets, READ_AT_ONCE, to_the_end=bool(choice & 64))
+        if step < len(octets) <= HEADER_LIMIT:
+            assert whole == self._statuses(octets, step, to_the_end=bool(choice & 64)), "the split is seen"
+
+    def _statuses(self, octets: bytes, step: int, *, to_the_end: bool) -> list[int]:
+        edge = self._edge
+        spoken = edge.connect()
+        for at in range(0, len(octets), step):
+            spoken.say(octets[at : at + step])
+            assert held_by(spoken) <= HEADER_LIMIT * 2 + CSR_BODY_LIMIT + READ_AT_ONCE
+        if to_the_end:
+            edge.clock.pump([STEP_S] * (round(SILENCE_S / STEP_S) + 2))
+            assert not spoken.wire.connected, "a silent connection lives on"
+        sent = spoken.wire.value()
+        spoken.channel.connectionLost(Failure(ConnectionDone()))
+        statuses = answers_in(sent, has_head=b"HEAD" in octets)
+        assert STATUSES.issuperset(statuses), "an answer that is none of ours"
+        refused = bool(statuses) and statuses[-1] in ENDS
+        assert len(statuses) <= octets.count(b"\r\n\r\n") + refused + to_the_end, "more answers than requests"
+        assert not edge.site.channels, "a connection is remembered that is gone"
+        return statuses
+
+
+def token_at(edge: TestEdge) -> bytes:
+    """Log the one account in; return its token."""
+    _, token = edge.sessions.open("root", edge.accounts.all()["root"].password_id, "192.0.2.1")
+    return token.encode()
+
+
+def held_by(spoken: Spoken) -> int:
+    """Return how many octets a connection keeps of what came in."""
+    channel: Any = spoken.channel
+    bodies = (request._body for request in channel.requests)
+    return sum(len(each) for each in (channel._buffer, *channel._dataBuffer, *bodies))
+
+
+if __name__ == "__main__":
+    target = Target()
+    atheris.Setup(sys.argv, target.one_input)
+    atheris.Fuzz()
