@@ -26,10 +26,9 @@ from sqlalchemy import select
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from whole_path import DEADLINE_S, MAX_REQUESTS, WINDOW, WholePath, make_ca
+from whole_path import DEADLINE_S, MAX_REQUESTS, MAX_WAITING, WINDOW, WholePath, make_ca
 from zope.interface import implementer
 
-from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, RequestRefused
 from bmc_proxy.exchange import Requester
 from protocol.errors import ErrorCode
@@ -124,10 +123,7 @@ class WholePathMachine(RuleBasedStateMachine):
 
     def ask_for(self, user: str, number: int, key: str | None) -> Question:
         """Ask, and remember what comes of it."""
-        deadline = Deadline.after(self.path.clock, DEADLINE_S)
-        requester = Requester(user, "test", "192.0.2.1")
-        signing = Deferred.fromCoroutine(self.path.exchange.sign_csr(csr(number), requester, key, deadline))
-        asking = Deferred.fromCoroutine(deadline.limit(signing))  # as the HTTP edge does
+        asking = self.path.ask(csr(number), Requester(user, "test", "192.0.2.1"), key)
         asked_at = self.path.clock.seconds()
         question = Question(user, number, key, asked_at, frozenset(self.revoked), asking)
         self.questions.append(question)
@@ -296,6 +292,7 @@ class WholePathMachine(RuleBasedStateMachine):
             return
         for link in self.path.agent_links:
             assert link.unanswered <= WINDOW
+        assert self.path.door.waiting <= MAX_WAITING
         if self.path.agent is not None:
             server = self.path.agent.server
             assert server.admission.under_way + server.admission.waiting <= MAX_REQUESTS
@@ -344,6 +341,7 @@ class WholePathMachine(RuleBasedStateMachine):
         path.come_to_rest(1.0)
         assert isinstance(question.results[0], bytes), question.results
         assert path.agent.server.admission.under_way + path.agent.server.admission.waiting == 0
+        assert path.door.waiting == 0
         for link in path.agent_links:
             assert link.connected
             assert link.unanswered == 0

@@ -28,9 +28,10 @@ from zope.interface import implementer
 
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
+from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
-from bmc_proxy.exchange import Exchange
+from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.issuing import milliseconds
@@ -41,8 +42,9 @@ from vmi_agent.server import AgentServer
 
 DEADLINE_S = 10.0
 WINDOW = 3
-MAX_REQUESTS = 4
 AT_ONCE = 2
+MAX_REQUESTS = 4
+MAX_WAITING = 4
 
 
 class BreakableCustody:
@@ -184,15 +186,23 @@ class WholePath:
         proxy_state = self.directory / "proxy"
         proxy_state.mkdir()
         roots = RootCache(proxy_state, lambda: self.time().timestamp(), lambda _reason: None)
-        door = Door(self.clock, agents, MAX_REQUESTS)
-        agents.on_room = door.look
-        self.exchange = Exchange(agents, door, roots, DEADLINE_S)
+        self.door = Door(self.clock, agents, MAX_WAITING)
+        agents.on_room = self.door.look
+        self.exchange = Exchange(agents, self.door, roots, DEADLINE_S)
         self._agents = agents
         agents.start()
 
     def _ready(self, link: AgentLink) -> None:
         learning = Deferred.fromCoroutine(self.exchange.learn_root(link))
         learning.addErrback(lambda failure: None if failure.check(ExchangeError) else self.bugs.append(failure))
+
+    def ask(self, der: bytes, requester: Requester, key: str | None) -> "Deferred[list[str]]":
+        """Have a CSR signed, as the HTTP edge does: the chain comes, or an error, and by the deadline."""
+        deadline = Deadline.after(self.clock, DEADLINE_S)
+        signing = Deferred.fromCoroutine(self.exchange.sign_csr(der, requester, key, deadline))
+        asking = Deferred.fromCoroutine(deadline.limit(signing))
+        self.look()
+        return asking
 
     def connect(self, factory: IProtocolFactory) -> "Deferred[IProtocol]":
         """Connect to the agent that is there."""
