@@ -63,7 +63,7 @@ def _with_backlog(reactor: IReactorCore, description: str) -> IStreamServerEndpo
     """
     if description.startswith(("tcp:", "unix:")) and ":backlog=" not in description:
         description += f":backlog={BACKLOG}"
-    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)  # type: ignore[no-untyped-call]  # untyped
     return endpoint
 
 
