@@ -7,18 +7,23 @@ all its steps; what the disk holds after each of them is worked out by `power_lo
 import random
 import shutil
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agents import Time, always, open_agent
+from agents import Time, always, open_agent, request
 from crashes import ask, chosen, kept, port_of_agent, questions, seed, serve, state_with_ca
 from faults import SYNC, Call, Faults
 from power_loss import Disk
+from test_disk import told_by
 
 from protocol.records import SignCsr
 from vmi_agent.issuing import utc_now
+from vmi_agent.ledger.checkpoints import EVERY
+from vmi_agent.ledger.ledger_schema import FILE_NAME
 
 IN_MAKE_TEST = 20
 
@@ -117,3 +122,40 @@ def test_power_fails_after_a_sync_failed_and_the_agent_went_on(tmp_path: Path) -
         assert len(received) == len(questions())
         agent.stop(signal.SIGKILL)
     assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST // 4)
+
+
+def test_power_fails_after_a_sync_failed_behind_a_partial_checkpoint(tmp_path: Path) -> None:
+    """Pages that may be in the system's cache only end the agent, at once; the next one finds all that was received."""
+    state = state_with_ca(tmp_path / "agent")
+    faults = Faults(state, tmp_path, keep_data=True)
+    disk = Disk(state, faults.data)
+    csr = questions()[0].csr
+    asked = [request(csr, user=f"hmc{number}") for number in range(4 * EVERY)]
+    with serve(state, faults) as agent, closing(sqlite3.connect(state / FILE_NAME, isolation_level=None)) as reader:
+        port = port_of_agent(agent)
+        received = receive_in_turn(port, faults, asked[:5])
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM issuance").fetchone()
+        received += receive_in_turn(port, faults, asked[5 : EVERY // 2 + 5])  # two transactions each
+        reader.execute("COMMIT")
+        faults.fail(SYNC, suffix=FILE_NAME)
+        for each in asked[EVERY // 2 + 5 :]:
+            got = receive_in_turn(port, faults, [each])
+            if not got:
+                break
+            received += got
+        assert agent.wait() == -signal.SIGKILL
+        assert told_by(agent, "ledger's checkpoint failed")
+    assert EVERY // 2 + 5 < len(received) < EVERY + 10
+    calls = faults.calls()
+    faults.stop()
+    for call in calls:
+        disk.make(call)
+    for luck in (None, random.Random(seed())):  # noqa: S311  # not a secret
+        image = tmp_path / "image"
+        disk.write_to(image, luck)
+        time = Time()
+        time.now = utc_now()
+        with open_agent(image, time):
+            assert {leaf for _, leaf in received} <= set(kept(image).certificates)
+        shutil.rmtree(image)

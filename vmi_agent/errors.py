@@ -37,5 +37,9 @@ class ClosedOff(LedgerUnavailable):
     """What was to be signed was closed off meanwhile, as it was pending for too long; a retry gets another one."""
 
 
+class CheckpointFailed(LedgerUnavailable):
+    """What the ledger's log of writes holds could not be brought into its file."""
+
+
 class SelfCheckFailed(Exception):
     """A certificate did not come out as it was meant to. It is not recorded and does not leave the agent."""

@@ -31,7 +31,7 @@ from vmi_agent.ca.authority import Generations
 from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
-from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.errors import CheckpointFailed, LedgerUnavailable
 from vmi_agent.issuing import Issuing, milliseconds, utc_now
 from vmi_agent.judging.profile_file import load_profiles
 from vmi_agent.judging.profile_lint import check
@@ -263,6 +263,8 @@ def _not_usable(generation: int, reason: str) -> None:
 def _tell_of_ledger(unavailable: LedgerUnavailable | None) -> None:
     if unavailable is None:
         _log.info("ledger written again")
+    elif isinstance(unavailable, CheckpointFailed):
+        _log.error("ledger's checkpoint failed", reason=str(unavailable))
     elif isinstance(unavailable.__cause__, _EXPECTED):
         _log.error("ledger cannot be written, nothing is issued", reason=str(unavailable))
     else:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -123,28 +123,13 @@ def open_ledger(path: Path, *, for_writing: bool) -> Engine:
         if not is_evidence:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # see checkpoints.py
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin_with)
 
     return engine
-
-
-def settle(engine: Engine) -> None:
-    """Bring what the log of writes (WAL) holds into the ledger's file, durably, and begin an empty log.
-
-    Where a sync of the log failed, its end may be in the system's cache only, and a later sync does not make up for
-    that: whoever opens the ledger after a crash finds those rows, and would add to what is not on the disk.
-
-    Raises:
-        LedgerUnavailable: another process has been reading for long.
-        sqlite3.Error: the disk does not take it.
-    """
-    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-        is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if is_busy:
-        raise LedgerUnavailable("another process uses it, and has for long. Wait for its end, or end it.")
 
 
 def _is_on_read_only_medium(path: Path) -> bool:

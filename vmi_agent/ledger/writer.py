@@ -7,6 +7,7 @@ same transactions. Other processes may write as well, in turns.
 
 import os
 import queue
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +21,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from runtime.files import sync_directory
-from vmi_agent.errors import ClosedOff, LedgerUnavailable
+from vmi_agent.errors import CheckpointFailed, ClosedOff, LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.checkpoints import Checkpoints, TrustLost, settle
 from vmi_agent.ledger.ledger_events import events_of, signed
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
-from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reason, settle
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reason
 from vmi_agent.ledger.ledger_takeover import take_over
 from vmi_agent.ledger.turns import Turns
 
@@ -84,6 +86,8 @@ class Ledger:
             self._engine.dispose()
             self._turns.close()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
+        self._checkpoints = Checkpoints(self._engine)
+        self._is_log_growing = False
         self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -260,7 +264,22 @@ class Ledger:
         if self._told:
             self._told = ""
             self._tell(None)
+        self._checkpoint_where_due()
         return result
+
+    def _checkpoint_where_due(self) -> None:
+        try:
+            self._checkpoints.transaction_over()
+        except TrustLost as error:
+            text = "part of it may not be on the disk. This process ends at once, and the next one finds it whole."
+            self._tell(CheckpointFailed(f"{error}; {text}"))
+            os.kill(os.getpid(), signal.SIGKILL)  # closing the ledger would make the loss final
+        except sqlite3.Error as error:  # what was promised holds all the same: it is in the log
+            if not self._is_log_growing:
+                self._tell(CheckpointFailed(f"{error}; its log of writes grows until that works again"))
+            self._is_log_growing = True
+        else:
+            self._is_log_growing = False
 
     def _check_file(self) -> None:
         """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
