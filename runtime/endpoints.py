@@ -25,7 +25,6 @@ from runtime.descriptions import LOCAL_ENDPOINTS, arguments, is_loopback, tcp_po
 from runtime.errors import ConfigError, StartError
 from runtime.tls import TlsContext
 
-
 # Connections that wait until they are accepted; the kernel has a limit of its own (net.core.somaxconn).
 BACKLOG = 1024
 
@@ -57,15 +56,15 @@ def connect_with_tls(endpoint: IStreamClientEndpoint, context: TlsContext) -> IS
     return wrapped
 
 
-def _with_backlog(reactor: IReactorCore, description: str) -> IStreamServerEndpoint:
+def _with_backlog(reactor: IReactorCore, description: str) -> Any:
     """Parse a description, with a longer queue than Twisted's 50 where it names none.
 
     While the queue is full the kernel turns away whoever comes, honest ones for a second or more.
     """
     if description.startswith(("tcp:", "unix:")) and ":backlog=" not in description:
         description += f":backlog={BACKLOG}"
-    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    return endpoint
+    parse: Callable[..., Any] = serverFromString
+    return parse(reactor, description)
 
 
 def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, description: str, accepted: str) -> Any:
