@@ -7,6 +7,7 @@ what is held stays within its bounds, and in the end the connection is gone and 
 """
 
 import json
+import os
 import re
 import sys
 import tempfile
@@ -75,11 +76,14 @@ def answers_in(octets: bytes, *, has_head: bool) -> list[int]:
 
 
 class Target:
-    """The edge that all inputs speak to, each on a connection of its own."""
+    """The edge that all inputs speak to, each on a connection of its own.
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory()
-        self._edge = edge_in(Path(self._directory.name), requests_per_s=1_000_000)
+    Args:
+        directory: for its state.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._edge = edge_in(directory, requests_per_s=1_000_000)
         globalLogPublisher.addObserver(refuse_errors)
 
     def one_input(self, data: bytes) -> None:
@@ -128,7 +132,16 @@ def held_by(spoken: Spoken) -> int:
     return sum(len(each) for each in (channel._buffer, *channel._dataBuffer, *bodies))
 
 
+def main() -> int:
+    """Run the target in a child, as libFuzzer ends its process without a chance to clean up; return its status."""
+    with tempfile.TemporaryDirectory() as directory:
+        child = os.fork()
+        if child == 0:
+            atheris.Setup(sys.argv, Target(Path(directory)).one_input)
+            atheris.Fuzz()
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
-    target = Target()
-    atheris.Setup(sys.argv, target.one_input)
-    atheris.Fuzz()
+    sys.exit(main())

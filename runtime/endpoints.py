@@ -56,15 +56,15 @@ def connect_with_tls(endpoint: IStreamClientEndpoint, context: TlsContext) -> IS
     return wrapped
 
 
-def _with_backlog(reactor: IReactorCore, description: str) -> IStreamServerEndpoint:
+def _with_backlog(reactor: IReactorCore, description: str) -> Any:
     """Parse a description, with a longer queue than Twisted's 50 where it names none.
 
     While the queue is full the kernel turns away whoever comes, honest ones for a second or more.
     """
     if description.startswith(("tcp:", "unix:")) and ":backlog=" not in description:
         description += f":backlog={BACKLOG}"
-    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)  # type: ignore[no-untyped-call]  # untyped
-    return endpoint
+    parse: Callable[..., IStreamServerEndpoint] = serverFromString  # whose types Twisted has not told
+    return parse(reactor, description)
 
 
 def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, description: str, accepted: str) -> Any:

@@ -238,6 +238,7 @@ def test_large_body_waits_for_its_reader(world: World) -> None:
     assert len(spoken.wire.value()) < SLICE
 
     spoken.channel.resumeProducing()  # type: ignore[attr-defined]  # as one that is taken does
+    world.edge.clock.advance(0)
 
     assert [(status, body) for status, _, body in spoken.raw_answers()] == [(200, CRL)] * 3
 
