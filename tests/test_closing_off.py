@@ -1,6 +1,8 @@
 """Closing off intents that nobody completes: what the audit says of it, and how it is held against the ledger."""
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -204,3 +206,14 @@ def test_verify_an_older_agents_wrong_count(tmp_path: Path, count: int) -> None:
     """A number that is not that of the intents which were open is found."""
     with tampering(older_ledger(tmp_path, count)) as connection:
         assert "and others were open" in complaint(connection)
+
+
+def test_ledger_of_an_agent_from_before_the_index(tmp_path: Path) -> None:
+    """A ledger without the index of what is pending gets it when an agent opens it."""
+    with open_agent(tmp_path, Time()) as agent:
+        sign(agent, make_csr())
+    with closing(sqlite3.connect(ledger_of(tmp_path))) as connection:
+        connection.execute("DROP INDEX issuance_pending")
+    with open_agent(tmp_path, Time()) as agent:
+        sign(agent, make_csr(key="p384"))
+    assert statuses(tmp_path) == ["issued", "issued"]
