@@ -1,6 +1,7 @@
 # make run    both processes on loopback, until Ctrl-C; development account root / 0penBmc
 # make test   everything that must hold: lint, types, tests
 # make fuzz   the fuzz targets, FUZZ_S seconds each, FUZZ_JOBS at a time
+# make soak   everything at once for SOAK_S seconds, and the promises at the end
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,11 +10,12 @@ AGENT_PORT ?= 7700
 HTTP_PORT ?= 8080
 HTTPS_PORT ?= 8443
 FUZZ_S ?= 60
+SOAK_S ?= 600
 FUZZ_JOBS ?= 2
 
 BIN = $(VENV)/bin
 
-.PHONY: run test lint format fuzz clean scanner
+.PHONY: run test lint format fuzz clean scanner soak
 
 run: $(VENV)/.for-run
 	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT) --https-port $(HTTPS_PORT)
@@ -32,6 +34,9 @@ format: $(VENV)/.for-test
 
 fuzz: $(VENV)/.for-test
 	$(BIN)/python fuzz/run.py --seconds $(FUZZ_S) --jobs $(FUZZ_JOBS)
+
+soak: $(VENV)/.for-test
+	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_S)
 
 # The TLS scanner wants an older cryptography than ours, so it has an environment of its own.
 scanner: $(VENV)/scanner/bin/sslyze

@@ -8,27 +8,20 @@ peak had, from eight addresses. Then a flood of as many again, and beside it one
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hmcs import Answer, Hmc, bodies, closed_loop, endless, open_loop, share, told
+from shared_agents import footprint
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
+# isort: split
 from processes import Process, port_of, start_agent, start_proxy
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 10)]
 QUIET = "127.0.0.100"
 STREAMS = 48
-
-
-def resident_kib(process: Process) -> int:
-    """Return how much memory a process has at the moment."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def row(name: str, answers: Sequence[Answer], seconds: float, peak: float) -> None:
@@ -72,7 +65,7 @@ def measure(port: int, seconds: float, processes: dict[str, Process]) -> None:
         hmcs = [Hmc(port, address) for address in ADDRESSES]
         source = endless(bodies(2000))
         runner.run(closed_loop(hmcs, STREAMS, source, 3))  # warm
-        before = {name: resident_kib(process) for name, process in processes.items()}
+        before = {name: footprint(process)[0] for name, process in processes.items()}
         for hmc in hmcs:
             hmc.answers.clear()
         peak = runner.run(closed_loop(hmcs, STREAMS, source, seconds))
@@ -90,7 +83,7 @@ def measure(port: int, seconds: float, processes: dict[str, Process]) -> None:
         for hmc in (*hmcs, quiet):
             hmc.close()
         for name, process in processes.items():
-            now = resident_kib(process)
+            now = footprint(process)[0]
             print(f"memory of the {name}: {before[name]} KiB after warming up, {now} KiB at the end")
 
 

@@ -17,17 +17,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hmcs import NO_ANSWER, SIGN_CSR, Answer, Hmc, bodies, share
+from shared_agents import Agent, footprint, running
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
+# isort: split
 from judges import split_chain
-from processes import Process, port_of, run, start_agent, start_proxy
+from processes import Process, run
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 8)]
 STREAMS = 6
@@ -53,28 +53,6 @@ BAD: dict[str, tuple[bytes, set[int]]] = {
     "too large": (b'{"data":["' + b"A" * 70_000 + b'"]}', {413}),
     "not UTF-8": (b'{"data":["\xff\xfe"]}', {400}),
 }
-
-
-@dataclass
-class Agent:
-    """One of the agents, whichever process it is at the moment."""
-
-    state_dir: Path
-    port: int = 0
-    process: Process | None = None
-
-    def start(self) -> None:
-        """Start it, where it listened before."""
-        self.process = start_agent(self.state_dir, self.port, "--shared", "--key-type", "p256")
-        self.process.__enter__()
-        self.port = port_of(self.process.wait_for("ready")["listen"][0])
-
-    def end(self, number: int) -> int:
-        """End it with a signal; return its exit status."""
-        assert self.process is not None
-        status = self.process.stop(number)
-        self.process.__exit__(None, None, None)
-        return status
 
 
 @dataclass
@@ -152,7 +130,7 @@ async def hang_up(run_: Run, address: str) -> None:
         await asyncio.sleep(3 * PAUSE_S)
 
 
-async def strangers(run_: Run, agents: list[Agent]) -> None:
+async def strangers(run_: Run, agents: Sequence[Agent]) -> None:
     """Say nonsense to the agents."""
     while run_.goes_on():
         agent = run_.chance.choice(agents)
@@ -166,12 +144,12 @@ async def strangers(run_: Run, agents: list[Agent]) -> None:
         await asyncio.sleep(10 * PAUSE_S)
 
 
-async def restarts(run_: Run, agents: list[Agent]) -> None:
+async def restarts(run_: Run, agents: Sequence[Agent]) -> None:
     """End one agent after the other, gently and not, and start it again."""
     number = 0
     while not run_.in_last_third():
         await asyncio.sleep(min(RESTART_EVERY_S, max(0.1, (run_.until - run_.began) / 20)))
-        agent, with_signal = agents[number % 2], (signal.SIGTERM, signal.SIGKILL)[number // 2 % 2]
+        agent, with_signal = run_.chance.choice(agents), (signal.SIGKILL, signal.SIGTERM)[number % 2]
         status = await asyncio.to_thread(agent.end, with_signal)
         expected = 0 if with_signal == signal.SIGTERM else -signal.SIGKILL
         if status != expected:
@@ -204,13 +182,6 @@ async def operator(run_: Run, state_dir: Path) -> None:
             run_.wrong.append(f"{command[1:3]}: {done.stderr}")
 
 
-def footprint(process: Process) -> tuple[int, int]:
-    """Return a process's resident KiB and its open descriptors."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return resident, len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-
-
 async def look(run_: Run, processes: Callable[[], dict[str, Process]]) -> dict[str, list[tuple[int, int]]]:
     """Return the footprints of the last third: a few, evenly, under load."""
     seen: dict[str, list[tuple[int, int]]] = {}
@@ -223,7 +194,7 @@ async def look(run_: Run, processes: Callable[[], dict[str, Process]]) -> dict[s
     return seen
 
 
-async def everything(run_: Run, agents: list[Agent], proxy: Process) -> dict[str, list[tuple[int, int]]]:
+async def everything(run_: Run, agents: Sequence[Agent], proxy: Process) -> dict[str, list[tuple[int, int]]]:
     """Run it all until the end."""
     hmcs = [Hmc(run_.port, address) for address in ADDRESSES]
 
@@ -284,25 +255,14 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        agents = [Agent(directory / "agent"), Agent(directory / "agent")]
-        try:
-            for agent in agents:
-                agent.start()
-            with start_proxy(directory / "proxy", [f"tcp:127.0.0.1:{agent.port}" for agent in agents]) as proxy:
-                port = port_of(proxy.wait_for("ready")["http"])
-                for _ in agents:
-                    proxy.wait_for("agent connected")
-                print(f"seed {options.seed}, {options.seconds:.0f} s")
-                run_ = Run(port, time.monotonic() + options.seconds, random.Random(options.seed))  # noqa: S311  # a plan that can be repeated
-                seen = asyncio.run(everything(run_, agents, proxy))
-                check_growth(run_, seen)
-                logs = [*proxy.lines, *(line for agent in agents if agent.process for line in agent.process.lines)]
-                if proxy.stop() != 0:
-                    run_.wrong.append("the proxy did not end well")
-        finally:
-            for agent in agents:
-                if agent.process is not None:
-                    agent.end(signal.SIGTERM)
+        with running(directory, "p256") as (agents, proxy, port):
+            print(f"seed {options.seed}, {options.seconds:.0f} s")
+            run_ = Run(port, time.monotonic() + options.seconds, random.Random(options.seed))  # noqa: S311  # a plan
+            seen = asyncio.run(everything(run_, agents, proxy))
+            check_growth(run_, seen)
+            logs = [*proxy.lines, *(line for agent in agents if agent.process for line in agent.process.lines)]
+            if proxy.stop() != 0:
+                run_.wrong.append("the proxy did not end well")
         for what, count in sorted(run_.statuses.items()):
             print(f"    {count:7} {what}")
         if run_.statuses[f"good: {NO_ANSWER}"]:

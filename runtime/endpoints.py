@@ -25,6 +25,9 @@ from runtime.descriptions import LOCAL_ENDPOINTS, arguments, is_loopback, tcp_po
 from runtime.errors import ConfigError, StartError
 from runtime.tls import TlsContext
 
+# Connections that wait until they are accepted; the kernel has a limit of its own (net.core.somaxconn).
+BACKLOG = 1024
+
 
 def server_endpoint(reactor: IReactorCore, option: str, description: str) -> IStreamServerEndpoint:
     """Return the endpoint that a description given for `option` names, or raise ConfigError.
@@ -36,7 +39,7 @@ def server_endpoint(reactor: IReactorCore, option: str, description: str) -> ISt
         # The lock file that Twisted would lay beside the socket holds a pid, which another process may bear by now.
         description += ":lockfile=0" + ("" if ":mode=" in description else ":mode=600")
     accepted = f"{LOCAL_ENDPOINTS}, tls:PORT"
-    endpoint: IStreamServerEndpoint = _parsed(serverFromString, reactor, option, description, accepted)
+    endpoint: IStreamServerEndpoint = _parsed(_with_backlog, reactor, option, description, accepted)
     return endpoint
 
 
@@ -51,6 +54,17 @@ def connect_with_tls(endpoint: IStreamClientEndpoint, context: TlsContext) -> IS
     """Return the endpoint with TLS on it."""
     wrapped: IStreamClientEndpoint = wrapClientTLS(context, endpoint)
     return wrapped
+
+
+def _with_backlog(reactor: IReactorCore, description: str) -> IStreamServerEndpoint:
+    """Parse a description, with a longer queue than Twisted's 50 where it names none.
+
+    While the queue is full the kernel turns away whoever comes, honest ones for a second or more.
+    """
+    if description.startswith(("tcp:", "unix:")) and ":backlog=" not in description:
+        description += f":backlog={BACKLOG}"
+    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)  # type: ignore[no-untyped-call]  # untyped
+    return endpoint
 
 
 def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, description: str, accepted: str) -> Any:

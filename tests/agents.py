@@ -87,11 +87,16 @@ def open_agent(
     profile: Profile | None = None,
     access: Access | None = None,
     publish_at: str | None = None,
+    alone: bool = True,
 ) -> Iterator[Agent]:
-    """Open the parts of an agent, with a CA that is made on the first time; close them at the end."""
+    """Open the parts of an agent, with a CA that is made on the first time; close them at the end.
+
+    Args:
+        alone: no other agent has the state directory open.
+    """
     access = access or Access()
     make_state_dir(state_dir)
-    ledger = Ledger(state_dir, time())
+    ledger = Ledger(state_dir, time(), alone=alone)
     try:
         if not authority.exists(state_dir):
             ca_life.create(state_dir, key_type, access, time(), ledger.note)

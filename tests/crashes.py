@@ -1,7 +1,8 @@
 """What crash tests have in common: the points, the questions that a client asks, and what must hold afterwards.
 
-`make test` crashes at a few points of each kind, others in every run. All of them: VMI_CRASH_POINTS=all. A run prints
-its seed; VMI_CRASH_SEED=… takes the same points again.
+`make test` crashes at a few points of each kind, others in every run. All of them:
+`VMI_CRASH_POINTS=all pytest --timeout 3600 tests/test_crash_*.py`. A run prints its seed; VMI_CRASH_SEED=… takes the
+same points again.
 """
 
 import hashlib

@@ -5,8 +5,6 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +17,6 @@ from run_log import LINES
 SYNC, ROOM, NAME = 1, 2, 4
 ANY = SYNC | ROOM | NAME
 ANYWHERE = "-"
-# What one process does before it is ready takes fewer calls than this.
-SOON = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +105,17 @@ class Faults:
         """Kill the process "before" or "after" the call of this number."""
         self._set(f"{when} {ANY} {number} 1 0 {ANYWHERE}")
 
-    def fail(self, kinds: int, error: int = errno.EIO, *, count: int = 0, suffix: str = ANYWHERE) -> None:
+    def fail(
+        self, kinds: int, error: int = errno.EIO, *, number: int = 0, count: int = 0, suffix: str = ANYWHERE
+    ) -> None:
         """Let calls of these kinds fail from now on.
 
         Args:
+            number: of the first call that fails.
             count: how many; 0 for all until `stop`.
             suffix: only those whose path ends like this.
         """
-        self._set(f"fail {kinds} 0 {count} {error} {suffix}")
+        self._set(f"fail {kinds} {number} {count} {error} {suffix}")
 
     def shorten(self, *, torn: bool = False) -> None:
         """Let writes write half of what they are given; torn: and then say that the disk is full."""
@@ -125,14 +124,6 @@ class Faults:
     def stop(self) -> None:
         """Let everything go well again."""
         self._control.unlink(missing_ok=True)
-
-    @contextmanager
-    def stopped_after(self) -> Iterator[None]:
-        """Let everything go well again at the end of the block."""
-        try:
-            yield
-        finally:
-            self.stop()
 
     def _set(self, text: str) -> None:
         beside = self._control.with_suffix(".new")

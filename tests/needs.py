@@ -12,6 +12,7 @@ _PACKAGES = {
     "certtool": "gnutls-bin",
     "ocsptool": "gnutls-bin",
     "go": "golang-go",
+    "prlimit": "util-linux",
     "softhsm2-util": "softhsm2",
 }
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shutil import which
 from types import TracebackType
 from typing import Any, Self
 
@@ -206,8 +207,12 @@ def account(name: str) -> Account:
 
 
 @contextmanager
-def running_secure_pair(directory: Path, *proxy_options: str) -> Iterator[SecurePair]:
-    """Run both, with TLS on both sides of the proxy and an account of each role, until the end of the `with`."""
+def running_secure_pair(directory: Path, *proxy_options: str, open_files: int | None = None) -> Iterator[SecurePair]:
+    """Run both, with TLS on both sides of the proxy and an account of each role, until the end of the `with`.
+
+    Args:
+        open_files: how many descriptors the proxy may have.
+    """
     give_credentials(directory)
     for name in ACCOUNTS:
         AccountStore(directory / "proxy").add(account(name))
@@ -216,6 +221,9 @@ def running_secure_pair(directory: Path, *proxy_options: str) -> Iterator[Secure
         agent_at = agent.wait_for("ready")["listen"][0]
         command = ["bmc-proxy", "serve", "--state-dir", str(directory / "proxy"), "--agent", agent_at]
         command += ["--https", "tcp:0:interface=127.0.0.1", "--http", "tcp:0:interface=127.0.0.1"]
+        if open_files is not None:
+            limited = [str(which(need("prlimit"))), f"--nofile={open_files}:{open_files}"]
+            command = [*limited, str(BIN / command[0]), *command[1:]]
         with Process(*command, *proxy_options) as proxy:
             ready = proxy.wait_for("ready")
             proxy.wait_for("agent connected")

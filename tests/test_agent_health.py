@@ -119,7 +119,7 @@ def test_lost_connection_counts_as_a_failure_but_not_after_drain() -> None:
 
 
 def test_room_is_told_of() -> None:
-    """`on_room` is called when an agent connects or is lost, and when a full one takes requests again; no more often."""
+    """`on_room` is called when an agent connects or is lost, and when a full one takes requests again; not more."""
     world, told = World(count=2, window=2), list[int]()
     world.agents.on_room = lambda: told.append(world.agents.room)
     first, second = world.steered

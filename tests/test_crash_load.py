@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("VMI_CRASH_KILLS", "20"))
 # Every so many kills it is the proxy.
 PROXY_EVERY = 5
 VERIFY_EVERY = 10
-ANSWERS_BETWEEN = (1, 60)
+ANSWERS_BETWEEN = (1, 30)
 RETRY_S = 0.2
 # How far back a client asks again, and how many questions are asked again at the end: well within the ten minutes in
 # which the same question gets the same certificate without a key.

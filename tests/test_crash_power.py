@@ -20,7 +20,7 @@ from power_loss import Disk
 from protocol.records import SignCsr
 from vmi_agent.issuing import utc_now
 
-IN_MAKE_TEST = 40
+IN_MAKE_TEST = 20
 
 
 def receive_in_turn(port: int, faults: Faults, asked: Sequence[SignCsr]) -> list[tuple[int, bytes]]:

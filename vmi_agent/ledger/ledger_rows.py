@@ -31,7 +31,8 @@ class Intent:
         idempotency_key: 16 octets, all zero for none.
         csr_sha256, key_sha256: over the CSR and its SubjectPublicKeyInfo, in DER.
         not_before, not_after: in seconds since 1970-01-01 UTC; `recorded_ms` in milliseconds.
-        instead_of: the serial of a pending intent of the same, which is closed off with this one.
+        instead_of: the serial of a pending intent of the same, which is not to be taken up again: what is pending is
+            closed off with this one, unless somebody else did so.
     """
 
     serial: bytes
@@ -219,7 +220,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             outcomes.append(Conflict())
             continue
         waiting = pending.get(question, [])
-        resumable = next((each for each in waiting if _may_be_resumed(each, intent)), None)
+        resumable = None if _is_among(waiting, intent.instead_of) else _resumable(waiting, intent)
         if earlier is not None:
             outcomes.append(AlreadyIssued(earlier.serial, earlier.tbs, earlier.signature))
             serial = earlier.serial
@@ -252,9 +253,12 @@ def _may_be_answered_again(row: Any, intent: Intent) -> bool:
     return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
 
 
-def _may_be_resumed(waiting: Any, intent: Intent) -> bool:
-    is_recent = waiting.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS
-    return is_recent and bool(waiting.serial != intent.instead_of)
+def _resumable(waiting: Sequence[Any], intent: Intent) -> Any:
+    return next((each for each in waiting if each.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS), None)
+
+
+def _is_among(waiting: Sequence[Any], serial: bytes | None) -> bool:
+    return serial is not None and any(each.serial == serial for each in waiting)
 
 
 def _row(intent: Intent) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def _turn(state_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise LedgerUnavailable(f"ledger in {state_dir}: {error.strerror}") from error
     try:
-        with turns.take(BUSY_TIMEOUT_S):
+        with turns.take():
             yield
     finally:
         turns.close()

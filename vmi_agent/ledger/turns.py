@@ -2,8 +2,10 @@
 
 SQLite lets one write at a time, and who finds it taken sleeps for ever longer times and tries again: whoever has it and
 wants it again at once has it nearly always. So each takes a turn first. It queues at `STATE/ledger.next`, where only
-one waits for `STATE/ledger.turn`: who has just had its turn finds that one before it. What keeps the ledger sound is
-SQLite's own lock; the turns only make who shares it share it evenly.
+one waits for `STATE/ledger.turn`: who has just had its turn finds that one before it.
+
+What keeps the ledger sound is SQLite's own lock; the turns only share it out evenly. So who waits too long for one,
+such as where a process that has it was stopped, goes on without.
 """
 
 import os
@@ -13,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.flocks import lock_within, open_lock, unlock
-from vmi_agent.errors import LedgerUnavailable
+
+# Many times what a transaction takes.
+WAIT_S = 1.0
 
 
 class Turns:
@@ -32,30 +36,22 @@ class Turns:
             raise
 
     @contextmanager
-    def take(self, wait_s: float) -> Iterator[None]:
-        """Have the turn inside the `with`. Blocks.
-
-        Raises:
-            LedgerUnavailable: it did not come in that time, such as where a process that has it was stopped.
-        """
-        give_up_at = time.monotonic() + wait_s
-        self._wait_for(self._next, give_up_at, wait_s)
-        try:
-            self._wait_for(self._turn, give_up_at, wait_s)
-        finally:
-            unlock(self._next)
+    def take(self) -> Iterator[None]:
+        """Have the turn inside the `with`, or go on without after `WAIT_S`. Blocks."""
+        give_up_at = time.monotonic() + WAIT_S
+        has_turn = False
+        if lock_within(self._next, WAIT_S):
+            try:
+                has_turn = lock_within(self._turn, give_up_at - time.monotonic())
+            finally:
+                unlock(self._next)
         try:
             yield
         finally:
-            unlock(self._turn)
+            if has_turn:
+                unlock(self._turn)
 
     def close(self) -> None:
         """Leave."""
         os.close(self._next)
         os.close(self._turn)
-
-    def _wait_for(self, lock: int, give_up_at: float, wait_s: float) -> None:
-        if not lock_within(lock, give_up_at - time.monotonic()):
-            raise LedgerUnavailable(
-                f"another process has been writing to the ledger for {wait_s:.0f} s. Look whether it was stopped."
-            )

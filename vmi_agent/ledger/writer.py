@@ -25,7 +25,7 @@ from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_events import events_of, signed
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
-from vmi_agent.ledger.ledger_schema import BUSY_TIMEOUT_S, FILE_NAME, open_ledger, reason, settle
+from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reason, settle
 from vmi_agent.ledger.ledger_takeover import take_over
 from vmi_agent.ledger.turns import Turns
 
@@ -73,7 +73,7 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {error.strerror}") from error
         self._engine = open_ledger(self._path, for_writing=True)
         try:
-            with self._turns.take(BUSY_TIMEOUT_S):
+            with self._turns.take():
                 if alone:
                     settle(self._engine)
                 with self._engine.begin() as connection:
@@ -248,7 +248,7 @@ class Ledger:
     def _transact(self, change: Callable[[Connection], _Result]) -> _Result:
         try:
             self._check_file()
-            with self._turns.take(BUSY_TIMEOUT_S), self._engine.begin() as connection:
+            with self._turns.take(), self._engine.begin() as connection:
                 result = change(connection)
         except Exception as error:  # whatever it was, each waiting caller must hear of it
             unavailable = LedgerUnavailable(reason(error))
