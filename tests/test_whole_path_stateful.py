@@ -48,6 +48,8 @@ EXAMPLES = int(os.environ.get("VMI_STATEFUL_EXAMPLES", "25"))
 CSRS = 12
 USERS = ("hmc1", "hmc2")
 KEYS = (None, "one", "two")
+# Nobody pulls the plug here: what is to survive a crash need not wait for a disk.
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # a directory of our own is made in it
 # So much must be enough for every deadline, every wait of the protocol and every pause between two connections.
 REST_S = 40.0
 NEVER_BEFORE = CSRS  # the CSR that nobody asked with
@@ -100,7 +102,7 @@ class WholePathMachine(RuleBasedStateMachine):
         super().__init__()
         self.errors: list[str] = []
         globalLogPublisher.addObserver(self)
-        self.directory = Path(tempfile.mkdtemp())
+        self.directory = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.questions: list[Question] = []
         self.handed_out: list[tuple[Question, bytes]] = []
         self.revoked: set[bytes] = set()
@@ -112,12 +114,15 @@ class WholePathMachine(RuleBasedStateMachine):
             failure = event.get("log_failure")
             self.errors.append(formatEvent(event) + ("" if failure is None else failure.getTraceback()))
 
-    @initialize(links=st.sampled_from([1, 1, 2]))
-    def start(self, links: int) -> None:
-        """An agent and a proxy start."""
+    @initialize(links=st.sampled_from([1, 1, 2]), steps=st.integers(0, 3))
+    def start(self, links: int, steps: int) -> None:
+        """An agent and a proxy start, and two HMCs have asked."""
         self.path = WholePath(self.directory, ca(), links)
         self.root = certificates_of(self.path.state_dir, 1)[-1]
-        self.path.deliver_all()
+        self.path.come_to_rest(1.0)
+        for number, user in enumerate(USERS):
+            self.ask_for(user, number, KEYS[number])
+        self.get_on(steps)
 
     # What HMCs do
 
@@ -197,12 +202,6 @@ class WholePathMachine(RuleBasedStateMachine):
                 stream.cut(agent_first=how == "agent hears")
         self.path.look()
 
-    @rule()
-    def be_well(self) -> None:
-        """For a time everything is as it should be."""
-        self.path.heal()
-        self.path.come_to_rest(2.0)
-
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 11.0, 21.0, 601.0]), octets_arrive=st.booleans())
     def wait(self, seconds: float, octets_arrive: bool) -> None:
         """Time passes."""
@@ -210,22 +209,29 @@ class WholePathMachine(RuleBasedStateMachine):
 
     # What the agent does
 
-    @rule(steps=st.sampled_from([0, 1, 2, 4]))
+    @rule(data=st.data(), how=st.sampled_from(["one thread", "octets", "a step", "two steps", "all steps", "well"]))
+    def go_on(self, data: st.DataObject, how: str) -> None:
+        """The agent's threads get on, one or all of them, with or without what arrives meanwhile."""
+        agent = self.path.agent
+        if how == "well":
+            self.be_well()
+        elif how != "one thread":
+            self.get_on({"octets": 0, "a step": 1, "two steps": 2, "all steps": 4}[how])
+        elif agent is not None and agent.works:
+            agent.step(data.draw(st.integers(0, len(agent.works) - 1), "thread"))
+        self.path.look()
+
     def get_on(self, steps: int) -> None:
-        """All octets arrive, and each thread of the agent gets on."""
+        """All octets arrive, and each thread of the agent takes so many steps."""
         self.path.deliver_all()
         for _ in range(steps):
             self.path.step_all()
         self.path.deliver_all()
 
-    @precondition(lambda self: self.path.agent is not None and self.path.agent.works)
-    @rule(data=st.data())
-    def work(self, data: st.DataObject) -> None:
-        """One thread of the agent gets on."""
-        agent = self.path.agent
-        assert agent is not None
-        agent.step(data.draw(st.integers(0, len(agent.works) - 1), "work"))
-        self.path.look()
+    def be_well(self) -> None:
+        """For a time everything is as it should be."""
+        self.path.heal()
+        self.path.come_to_rest(2.0)
 
     @precondition(lambda self: self.path.agent is not None)
     @rule(trouble=st.sampled_from(["key away", "key wrong", "ledger away", "none"]))
