@@ -32,10 +32,10 @@ with atheris.instrument_imports(include=["protocol", "vmi_agent.judging", "vmi_a
     from vmi_agent.judging.profile import Approved, Profile, approve, choose
     from vmi_agent.judging.subject_rules import SubjectRules
 
-from csr_parts import Key, bits, ec_key, ed25519_key, mldsa_key
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from csr_parts import Key, bits, ec_key, ed25519_key, mldsa_key
 from der_mutator import elements_of, mutate
 from OpenSSL import crypto
 from rsa_numbers import prime, rsa_key
