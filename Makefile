@@ -1,5 +1,6 @@
 # make run    both processes on loopback, until Ctrl-C; development account root / 0penBmc
 # make test   everything that must hold: lint, types, tests
+# make coverage   whether the tests of what judges and signs reach every branch of it
 # make fuzz   the fuzz targets, FUZZ_S seconds each, FUZZ_JOBS at a time
 # make soak   everything at once for SOAK_S seconds, and the promises at the end
 
@@ -15,7 +16,11 @@ FUZZ_JOBS ?= 2
 
 BIN = $(VENV)/bin
 
-.PHONY: run test lint format fuzz clean scanner soak
+# The tests of protocol, vmi_agent.judging and vmi_agent.issuing.
+COVERING = connection connection_stateful csr_corpus der frame issuing judging key_policy patterns profile_file \
+    profiles records shared_ledger vectors
+
+.PHONY: run test lint format coverage fuzz soak clean scanner
 
 run: $(VENV)/.for-run
 	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT) --https-port $(HTTPS_PORT)
@@ -32,6 +37,10 @@ format: $(VENV)/.for-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+coverage: $(VENV)/.for-test
+	$(BIN)/python -m coverage run -m pytest --quiet $(wildcard $(COVERING:%=tests/test_%.py))
+	$(BIN)/python -m coverage report
+
 fuzz: $(VENV)/.for-test
 	$(BIN)/python fuzz/run.py --seconds $(FUZZ_S) --jobs $(FUZZ_JOBS)
 
@@ -46,7 +55,7 @@ $(VENV)/scanner/bin/sslyze: | $(VENV)/bin/python
 	$(VENV)/scanner/bin/pip install --quiet --disable-pip-version-check 'sslyze >= 6.3'
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=…"; exit 1; }

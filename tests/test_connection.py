@@ -1,7 +1,7 @@
 """Connection: what each role does with each record, its window, its timers."""
 
 import pytest
-from octets import AGENT_HELLO, ASKER_HELLO, SIGN, connection, encode, events_of, feed, ready, sent_records
+from octets import AGENT_HELLO, ASKER_HELLO, SIGN, connection, encode, events_of, feed, frame, ready, sent_records
 
 from protocol.connection import Connection
 from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
@@ -248,6 +248,27 @@ def test_answer_over_several_frames_arrives_whole() -> None:
     assert feed(asker, agent.data_to_send(), one_by_one=False) == [AnswerReceived(1, large)]
 
 
+def test_octets_to_send_are_counted() -> None:
+    """What `data_to_send` would return is counted before it is taken."""
+    asker = ready(Role.ASKER)
+    assert asker.octets_to_send == 0
+
+    asker.ask(SIGN)
+
+    assert asker.octets_to_send == len(asker.data_to_send()) > 0
+    assert asker.octets_to_send == 0
+
+
+def test_held_octets_are_those_of_a_frame_and_a_record_that_are_not_whole() -> None:
+    """Octets are held from their arrival until their record is whole, as part of a frame or of a record."""
+    agent = ready(Role.AGENT)
+
+    feed(agent, frame(0x10, 1, b"x" * 100, flags=1), one_by_one=False)
+    feed(agent, frame(0x10, 2, b"y" * 50)[:20], one_by_one=False)
+
+    assert agent.held_octets == 100 + 20
+
+
 def test_drain_is_said_once() -> None:
     """Draining twice tells the asker once; a PING follows, so that it is known when nothing more can come."""
     agent = ready(Role.AGENT)
@@ -323,8 +344,11 @@ def test_closed_connection_is_silent() -> None:
     asker.ask(SIGN)
     agent.close()
     asker.close()
+    agent.data_to_send()
 
     assert feed(agent, encode(SIGN, 2), one_by_one=False) == []
+    agent.handle_timer(1000.0)
+    assert agent.data_to_send() == b""
     assert asker.room == 0
     assert agent.next_timer() is None
     with pytest.raises(LocalProtocolError, match="closed"):

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import START, Time, always, create_ca, issuing, request
+from agents import START, Time, always, create_ca, issuing, open_agent, request
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from csrs import OPENSSL_KEYS, make_csr, openssl_csr
@@ -25,10 +25,11 @@ from judges import (
 
 from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent.custody import KEY_TYPES
+from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
-from vmi_agent.issuing import Issuing
+from vmi_agent.issuing import Issuing, sign_recorded, utc_now
 from vmi_agent.judging.profile import Profile
+from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.ledger_schema import FILE_NAME, writing
 from vmi_agent.status.revocation import Reason, revoke
 
@@ -260,6 +261,62 @@ def test_issue_checks_what_was_signed(watched: tuple[Issuing, WatchingCustody], 
     opened.issue(request(make_csr()), always)
 
     assert [row["status"] for row in rows(tmp_path)] == ["pending", "issued"]
+
+
+def intent_of(leaf: bytes) -> Intent:
+    """Return an intent to sign what a leaf was made of once more, under another serial number in the ledger."""
+    return Intent(
+        serial=bytes(17),
+        tbs=der.children(leaf)[0],
+        root_generation=1,
+        profile="",
+        user="",
+        method="",
+        address="",
+        idempotency_key=bytes(16),
+        csr_sha256=b"",
+        key_sha256=b"",
+        subject="",
+        not_before=0,
+        not_after=0,
+        recorded_ms=0,
+    )
+
+
+@pytest.mark.parametrize("other", [{"key": "p384"}, {"subject": x509.Name([])}], ids=["key", "subject"])
+def test_issue_checks_whom_the_certificate_is_for(tmp_path: Path, time: Time, other: dict[str, Any]) -> None:
+    """A certificate with another key or subject than was asked for is neither recorded nor given to anybody."""
+    with open_agent(tmp_path, time) as agent:
+        leaf = agent.issuing.issue(request(make_csr()), always).chain[0]
+        asked = x509.load_der_x509_csr(make_csr(**other))
+        with pytest.raises(SelfCheckFailed, match="not the one that was asked for"):
+            sign_recorded(
+                intent_of(leaf), agent.generations.current, agent.ledger, time, asked.subject, asked.public_key()
+            )
+    assert [row["status"] for row in rows(tmp_path)] == ["issued"]
+
+
+def test_issue_checks_that_no_leaf_outlives_its_issuer(tmp_path: Path, time: Time) -> None:
+    """Where the end of the issuer's validity was got wrong, nothing that ends after it is given to anybody."""
+    with issuing(tmp_path, time, profile=Profile(validity=timedelta(days=8000))) as (opened, ca):
+        mistaken = replace(ca.issuer, not_after=ca.issuer.not_after + timedelta(days=1))
+        opened._current = lambda: replace(ca, issuer=mistaken)
+        with pytest.raises(SelfCheckFailed, match="outlives"):
+            opened.issue(request(make_csr()), always)
+    assert [row["status"] for row in rows(tmp_path)] == ["pending"]
+
+
+def test_issue_under_a_ca_that_has_ended(open_issuing: Issuing, time: Time, tmp_path: Path) -> None:
+    """From the CA's last second on nothing is recorded, and whoever runs it is told what to do."""
+    time.advance(days=20 * 365, minutes=-5)
+    with pytest.raises(CustodyError, match="vmi-agent ca rotate"):
+        open_issuing.issue(request(make_csr()), always)
+    assert rows(tmp_path) == []
+
+
+def test_utc_now_is_aware() -> None:
+    """The time of day knows that it is UTC."""
+    assert utc_now().tzinfo is UTC
 
 
 def test_issue_for_nobody(open_issuing: Issuing, tmp_path: Path) -> None:

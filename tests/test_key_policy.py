@@ -55,6 +55,16 @@ def with_key_of(csr: Csr, other: Csr) -> Csr:
     return replace(csr, public_key_info=other.public_key_info)
 
 
+@pytest.mark.parametrize("key_info", ["", "3000", "30043000 0300", "3006 300406032b65", "3004 0000 0300"])
+def test_check_of_a_key_that_is_no_key(key_info: str) -> None:
+    """A key that is not the structure of RFC 5280, 4.1 is weak, even if the library that parses CSRs had let it by."""
+    csr = replace(parse(make_csr()), public_key_info=bytes.fromhex(key_info))
+
+    with pytest.raises(Refused, match="cannot be read") as refused:
+        key_policy.check(csr)
+    assert refused.value.code is ErrorCode.CSR_WEAK_KEY
+
+
 def test_check_of_a_key_judged_before() -> None:
     """A verdict, good or bad, is found by the key's octets alone; what is parsed is not looked at again."""
     good, weak = parse(make_csr(key="rsa2048")), parse(make_csr(key="rsa1024"))

@@ -291,6 +291,11 @@ def test_check_names_profile_key_and_finding(profile: Profile, told: str) -> Non
         check((Profile(), profile), START)
 
 
+def test_check_of_good_profiles() -> None:
+    """Profiles that lint has nothing to say about are let be."""
+    check((Profile(key_kinds=("p256",)),), datetime.now(UTC))
+
+
 def test_lint_of_a_bad_certificate() -> None:
     """Lint, given a certificate with one algorithm inside, another outside and the serial number 0, says so."""
     approved = judge(make_csr(), Profile())

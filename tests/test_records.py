@@ -1,5 +1,6 @@
 """Records: they come through the codec unchanged, and refuse values that the protocol forbids."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -156,6 +157,22 @@ def test_published_that_says_nothing(wrong: dict[str, Any]) -> None:
     """Every PUBLISHED has a version, and brings octets unless there are none to bring."""
     with pytest.raises(ValueError, match=r"version 0|without octets|past the end"):
         published(**wrong)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda octets: Hello(Role.AGENT, 1, 65_536, octets[:16], 0, 0),
+        lambda octets: SignCsr(1, octets[:16], "user", "", "", b""),
+        lambda octets: Signed(octets[:32], 1, (b"leaf", b"root")),
+    ],
+    ids=["HELLO", "SIGN_CSR", "SIGNED"],
+)
+def test_fixed_octets_at_their_size(make: Callable[[bytes], Record]) -> None:
+    """A boot id and an idempotency key have 16 octets, a hash 32; a packed field would cut or fill others silently."""
+    make(bytes(32))
+    with pytest.raises(ValueError, match="octets"):
+        make(bytes(15))
 
 
 def test_ocsp_records_at_the_limits_of_their_octets() -> None:

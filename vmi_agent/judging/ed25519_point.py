@@ -33,9 +33,8 @@ def _order_8_squares() -> set[int]:
 
 
 def _square_root(value: int) -> int:
-    root = pow(value, (_P + 3) // 8, _P)
-    if root * root % _P != value:
-        root = root * _MINUS_ONE_ROOT % _P
+    # One of two candidates (RFC 8032, 5.1.3, 2); for the one value that is asked for, the second.
+    root = pow(value, (_P + 3) // 8, _P) * _MINUS_ONE_ROOT % _P
     assert root * root % _P == value
     return root
 

@@ -160,6 +160,5 @@ def _public_key(kind: str, rsa_bits: int) -> CertificatePublicKeyTypes:
             return mldsa.MLDSA44PrivateKey.generate().public_key()
         case "mldsa65":
             return mldsa.MLDSA65PrivateKey.generate().public_key()
-        case "mldsa87":
-            return mldsa.MLDSA87PrivateKey.generate().public_key()
-    raise ValueError(f"unknown key kind {kind!r}")
+    assert kind == "mldsa87"
+    return mldsa.MLDSA87PrivateKey.generate().public_key()
