@@ -45,7 +45,8 @@ STATE = tempfile.TemporaryDirectory()
 FILE = Path(STATE.name) / "fuzzed.toml"
 AGENT, PROXY = vmi_agent.cli.main.commands["serve"], bmc_proxy.cli.main.commands["serve"]
 AGENT_OPTIONS = (
-    *("state_dir", "listen", "peer_uid", "signers", "window", "max_requests", "key_type", "ephemeral_ca", "profiles"),
+    *("state_dir", "listen", "peer_uid", "signers", "window", "max_requests", "key_type", "ephemeral_ca", "shared"),
+    "profiles",
 )
 
 VALUES = (

@@ -6,11 +6,14 @@ may hold is the caller's promise: no key, password, token, cookie or body.
 
 import json
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import TextIO
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
 from zope.interface import implementer
+
+_log = Logger()
 
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -51,6 +54,19 @@ class LineObserver:
 def start_logging(log_format: str) -> None:
     """Send all events of this process to stderr in one of `settings.LOG_FORMATS`."""
     globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, log_format == "json")], redirectStandardIO=False)
+    warnings.showwarning = log_warning
+
+
+def log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log what a library warns of, such as an odd length in somebody's CSR, as an event like all others."""
+    _log.warn("a library warns", reason=str(message), category=category.__name__, at=f"{filename}:{lineno}")
 
 
 def _as_text(line: dict[str, object]) -> str:

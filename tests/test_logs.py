@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from twisted.logger import Logger, LogPublisher
@@ -67,3 +69,18 @@ def test_libraries_are_heard_from_warn_up() -> None:
 
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["odd"]
     assert ours_out.getvalue() == ""
+
+
+def test_library_that_warns_is_logged_as_an_event() -> None:
+    """What Python would print as two lines of its own is one event, whichever the format."""
+    source = [
+        "import warnings",
+        "from runtime.logs import start_logging",
+        "start_logging('json')",
+        "warnings.warn('an odd length', UserWarning)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(source)], capture_output=True, text=True, check=True)
+
+    [line] = done.stderr.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["reason"], event["category"]) == ("a library warns", "an odd length", "UserWarning")
