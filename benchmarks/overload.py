@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hmcs import Answer, Hmc, bodies, closed_loop, endless, open_loop, share, told
-from shared_agents import footprint
+from shared_agents import resident_kib
 
 # isort: split
 from processes import Process, port_of, start_agent, start_proxy
@@ -65,7 +65,7 @@ def measure(port: int, seconds: float, processes: dict[str, Process]) -> None:
         hmcs = [Hmc(port, address) for address in ADDRESSES]
         source = endless(bodies(2000))
         runner.run(closed_loop(hmcs, STREAMS, source, 3))  # warm
-        before = {name: footprint(process)[0] for name, process in processes.items()}
+        before = {name: resident_kib(process) for name, process in processes.items()}
         for hmc in hmcs:
             hmc.answers.clear()
         peak = runner.run(closed_loop(hmcs, STREAMS, source, seconds))
@@ -83,7 +83,7 @@ def measure(port: int, seconds: float, processes: dict[str, Process]) -> None:
         for hmc in (*hmcs, quiet):
             hmc.close()
         for name, process in processes.items():
-            now = footprint(process)[0]
+            now = resident_kib(process)
             print(f"memory of the {name}: {before[name]} KiB after warming up, {now} KiB at the end")
 
 

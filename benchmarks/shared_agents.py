@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -12,26 +12,37 @@ from processes import Process, port_of, start_agent, start_proxy
 
 
 class Agent:
-    """One of them, whichever process it is at the moment; `process` is None while there is none."""
+    """One of them, whichever process it is at the moment.
+
+    Attributes:
+        process: that process, once it is ready; None while there is none.
+        told: what the processes before it logged.
+    """
 
     def __init__(self, state_dir: Path, key_type: str) -> None:
         self.state_dir = state_dir
         self.port = 0
         self.process: Process | None = None
+        self.told: list[str] = []
         self._key_type = key_type
 
     def start(self) -> None:
         """Start it, where it listened before."""
-        self.process = start_agent(self.state_dir, self.port, "--shared", "--key-type", self._key_type)
-        self.process.__enter__()
-        self.port = port_of(self.process.wait_for("ready")["listen"][0])
+        with ExitStack() as until_ready:
+            process = until_ready.enter_context(
+                start_agent(self.state_dir, self.port, "--shared", "--key-type", self._key_type)
+            )
+            self.port = port_of(process.wait_for("ready")["listen"][0])
+            until_ready.pop_all()
+        self.process = process
 
     def end(self, number: int) -> int:
         """End it with a signal; return its exit status."""
-        assert self.process is not None
-        status = self.process.stop(number)
-        self.process.__exit__(None, None, None)
-        self.process = None
+        ending, self.process = self.process, None
+        assert ending is not None
+        status = ending.stop(number)
+        ending.__exit__(None, None, None)
+        self.told += ending.lines
         return status
 
 
@@ -54,8 +65,19 @@ def running(directory: Path, key_type: str, *proxy_options: str) -> Iterator[tup
                 agent.end(signal.SIGTERM)
 
 
-def footprint(process: Process) -> tuple[int, int]:
-    """Return a process's resident KiB and its open descriptors."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return resident, len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+def footprint(process: Process) -> tuple[int, int] | None:
+    """Return a process's resident KiB and its open descriptors; None where it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        descriptors = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    resident = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), None)
+    return None if resident is None else (resident, descriptors)
+
+
+def resident_kib(process: Process) -> int:
+    """Return the resident KiB of a process that runs."""
+    taken = footprint(process)
+    assert taken is not None, f"process {process.pid} has ended"
+    return taken[0]

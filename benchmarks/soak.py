@@ -149,6 +149,8 @@ async def restarts(run_: Run, agents: Sequence[Agent]) -> None:
     number = 0
     while not run_.in_last_third():
         await asyncio.sleep(min(RESTART_EVERY_S, max(0.1, (run_.until - run_.began) / 20)))
+        if run_.in_last_third():
+            break
         agent, with_signal = run_.chance.choice(agents), (signal.SIGKILL, signal.SIGTERM)[number % 2]
         status = await asyncio.to_thread(agent.end, with_signal)
         expected = 0 if with_signal == signal.SIGTERM else -signal.SIGKILL
@@ -190,7 +192,8 @@ async def look(run_: Run, processes: Callable[[], dict[str, Process]]) -> dict[s
         await asyncio.sleep(step)
         if run_.in_last_third():
             for name, process in processes().items():
-                seen.setdefault(name, []).append(footprint(process))
+                if (taken := footprint(process)) is not None:
+                    seen.setdefault(name, []).append(taken)
     return seen
 
 
@@ -260,9 +263,9 @@ def main() -> int:
             run_ = Run(port, time.monotonic() + options.seconds, random.Random(options.seed))  # noqa: S311  # a plan
             seen = asyncio.run(everything(run_, agents, proxy))
             check_growth(run_, seen)
-            logs = [*proxy.lines, *(line for agent in agents if agent.process for line in agent.process.lines)]
             if proxy.stop() != 0:
                 run_.wrong.append("the proxy did not end well")
+        logs = [*proxy.lines, *(line for agent in agents for line in agent.told)]
         for what, count in sorted(run_.statuses.items()):
             print(f"    {count:7} {what}")
         if run_.statuses[f"good: {NO_ANSWER}"]:

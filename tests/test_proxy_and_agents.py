@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -129,19 +129,22 @@ def test_agent_answers_with_another_type(tmp_path: Path) -> None:
 
 
 def test_agent_window_is_full(tmp_path: Path) -> None:
-    """Over the window that the agent grants, 503 agent.busy at once; the others are still waited for."""
-    with proxy_to(tmp_path, lambda _: None, "--deadline-s", "20") as (agent, _, url), ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(sign, url) for _ in range(AGENT_HELLO.window)]
-        assert agent.asked.wait(20)
+    """Past the agent's window requests wait at the proxy, and past the places there one gets 503 agent.busy at once."""
+    options = ("--deadline-s", "60", "--max-waiting", "1")
+    with proxy_to(tmp_path, lambda _: None, *options) as (agent, _, url), ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(sign, url) for _ in range(AGENT_HELLO.window)]
         while len(agent._held) < AGENT_HELLO.window:
-            agent.asked.clear()
             assert agent.asked.wait(20)
+            agent.asked.clear()
 
-        answer = sign(url)
+        over = [pool.submit(sign, url) for _ in range(2)]
+        refused, waiting = wait(over, timeout=20, return_when=FIRST_COMPLETED)
 
-        assert told(answer) == (503, "agent.busy")
-        agent.answer_held(lambda _: Error(ErrorCode.FAILED, True, 0, ""))
-        assert [told(each.result()) for each in waiting] == [(502, "agent.failed")] * AGENT_HELLO.window
+        assert [told(each.result()) for each in refused] == [(503, "agent.busy")]
+        assert len(waiting) == 1
+        agent._behaviour = lambda _: Error(ErrorCode.FAILED, True, 0, "")
+        agent.answer_held(agent._behaviour)
+        assert {told(each.result()) for each in (*asked, *waiting)} == {(502, "agent.failed")}
 
 
 def test_agent_breaks_the_connection(tmp_path: Path, another_chain: tuple[bytes, tuple[bytes, ...]]) -> None:

@@ -8,8 +8,10 @@ begins with the whole log. (Not where another agent shares the ledger: that one 
 connections are left to SQLite; the last one has no checkpoint before it that a reader kept from its end.
 """
 
+import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -18,6 +20,8 @@ from vmi_agent.errors import LedgerUnavailable
 # So many transactions write a log of a few MB.
 EVERY = 200
 
+_CHUNK = 1 << 20
+
 _SYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 
 
@@ -25,19 +29,38 @@ class TrustLost(Exception):
     """What is in the ledger's file may not be on the disk, and this process cannot find out."""
 
 
-def settle(engine: Engine) -> None:
+def settle(engine: Engine, path: Path) -> None:
     """Bring all that the log holds into the ledger's file, durably, and begin an empty log.
 
     Where a sync of the log failed, its end may be in the system's cache only, and a later sync does not make up for
-    that: whoever opens the ledger after a crash finds those rows, and would add to what is not on the disk.
+    that: whoever opens the ledger after a crash finds those rows, and would add to what is not on the disk. So the log
+    is written once more, over itself, before its pages go into the file.
+
+    Args:
+        path: of the ledger's file.
 
     Raises:
         LedgerUnavailable: another process has been reading for long.
-        sqlite3.Error: the disk does not take it.
+        sqlite3.Error, OSError: the disk does not take it.
     """
+    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN IMMEDIATE")  # nobody adds to the log, or begins another one
+        try:
+            _write_again(path.with_name(path.name + "-wal"))
+        finally:
+            cursor.execute("ROLLBACK")
     is_busy, *_ = _checkpoint(engine, "TRUNCATE")
     if is_busy:
         raise LedgerUnavailable("another process uses it, and has for long. Wait for its end, or end it.")
+
+
+def _write_again(path: Path) -> None:
+    """Write a file over itself, so that all of it counts as not yet on the disk, and sync it."""
+    with path.open("r+b", buffering=0) as file:  # SQLite has no locks on this one that closing it would drop
+        offset = 0
+        while chunk := os.pread(file.fileno(), _CHUNK, offset):
+            offset += os.pwrite(file.fileno(), chunk, offset)
+        os.fsync(file.fileno())
 
 
 class Checkpoints:

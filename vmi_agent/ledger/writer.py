@@ -77,7 +77,7 @@ class Ledger:
         try:
             with self._turns.take():
                 if alone:
-                    settle(self._engine)
+                    settle(self._engine, self._path)
                 with self._engine.begin() as connection:
                     self.abandoned_at_start = take_over(connection, now, alone=alone)
             # SQLite does the same for its log of writes, but does not mind where it fails.
