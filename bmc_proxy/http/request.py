@@ -254,7 +254,11 @@ class ExchangeRequest:
 
     async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Give up at the deadline, whatever is waited for: an agent, or a turn to have a password checked."""
-        return await self._deadline.limit(Deferred.fromCoroutine(work))
+        return await self._deadline.give_up(work, self._give_up)
+
+    def _give_up(self) -> None:
+        assert self._work is not None  # it is what waits
+        self._work.cancel()
 
     def _finish(self) -> None:
         """The answer is written to its end, and nothing more of the request comes; once."""
