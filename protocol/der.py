@@ -62,7 +62,11 @@ def children(der: bytes) -> list[bytes]:
         raise DerError("octets after the element")
     found = []
     while at < end:
-        _, _, stop = read(der, at)  # which lets no element reach past the end of both
+        # The short ones, which most are, without a call; `read` lets no element reach past the end of both.
+        if at + 1 < end and der[at + 1] < 0x80 and der[at] & 0x1F != 0x1F and at + 2 + der[at + 1] <= end:
+            stop = at + 2 + der[at + 1]
+        else:
+            _, _, stop = read(der, at)
         found.append(der[at:stop])
         at = stop
     return found
