@@ -2,15 +2,11 @@
 
 from hmac import compare_digest
 
-from twisted.logger import Logger
-
 from bmc_proxy.accounts import Account, AccountStore, Privilege
 from bmc_proxy.callers import Caller, Credentials
+from bmc_proxy.entrance import Entrance
 from bmc_proxy.errors import AuthRequired, Forbidden, NothingThere
-from bmc_proxy.logins import Logins
-from bmc_proxy.sessions import Session, Sessions
-
-_log = Logger()
+from bmc_proxy.sessions import Session, SessionTable
 
 
 class Access:
@@ -19,13 +15,13 @@ class Access:
     Args:
         accounts: who there is.
         sessions: who is logged in.
-        logins: checks passwords.
+        entrance: where passwords are checked, and sessions begin and end.
     """
 
-    def __init__(self, accounts: AccountStore, sessions: Sessions, logins: Logins) -> None:
+    def __init__(self, accounts: AccountStore, sessions: SessionTable, entrance: Entrance) -> None:
         self._accounts = accounts
         self._sessions = sessions
-        self._logins = logins
+        self._entrance = entrance
 
     # Who asks
 
@@ -51,7 +47,7 @@ class Access:
         """
         if credentials.basic is None:
             raise AuthRequired
-        account = await self._logins.check(*credentials.basic, address)
+        account = await self._entrance.check(*credentials.basic, address)
         return Caller(account.name, "basic", address, account.role.privileges, account.password_id)
 
     def still(self, caller: Caller) -> Caller:
@@ -60,15 +56,12 @@ class Access:
 
     async def log_in(self, user: str, password: str, address: str) -> tuple[Session, str]:
         """Open a session; return it and its token. Raises AuthFailed or TooManyRequests."""
-        account = await self._logins.check(user, password, address)
-        session, token = self._sessions.open(account.name, account.password_id, address)
-        _log.info("logged in", user=account.name, address=address, session=session.id)
-        return session, token
+        return await self._entrance.log_in(user, password, address)
 
-    def log_out(self, caller: Caller) -> None:
+    async def log_out(self, caller: Caller) -> None:
         """End the caller's session, if it has one."""
         if caller.session is not None:
-            self._end(caller.session, caller)
+            await self._entrance.end(caller.session, caller)
 
     def _by_token(self, token: str, method: str, address: str) -> Caller | None:
         """Return whom a session's token names; a session ends whose account does not let it in any more."""
@@ -108,13 +101,9 @@ class Access:
             raise Forbidden
         return session
 
-    def end_session(self, caller: Caller, session_id: str) -> None:
+    async def end_session(self, caller: Caller, session_id: str) -> None:
         """End one of these. Raises NothingThere or Forbidden."""
-        self._end(self.session_for(caller, session_id), caller)
-
-    def _end(self, session: Session, caller: Caller) -> None:
-        self._sessions.close(session)
-        _log.info("logged out", user=session.user, session=session.id, by=caller.user, address=caller.address)
+        await self._entrance.end(self.session_for(caller, session_id), caller)
 
 
 def _shows_xsrf_token(caller: Caller, shown: str | None) -> bool:

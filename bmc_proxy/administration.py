@@ -1,7 +1,9 @@
 """Administration: accounts, as far as whoever asks may see and change them."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from twisted.logger import Logger
@@ -23,6 +25,7 @@ from bmc_proxy.checkers import InThread
 from bmc_proxy.errors import AccountsFailed, ExchangeError, Forbidden, NothingThere, PropertyRefused
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
+from bmc_proxy.sessions import Sessions
 from bmc_proxy.sources import source_of
 from bmc_proxy.turns import Turns
 
@@ -34,21 +37,15 @@ _Result = TypeVar("_Result")
 _log = Logger()
 
 
-class Administration:
-    """The use cases around accounts.
+class Administration(ABC):
+    """The use cases around accounts: seen in whatever process, changed in one.
 
     Args:
         accounts: who there is.
-        logins: knows which of them are locked.
-        turns: where hashing takes its turn.
-        in_thread: runs a blocking callable off the reactor thread.
     """
 
-    def __init__(self, accounts: AccountStore, logins: Logins, turns: Turns, in_thread: InThread) -> None:
+    def __init__(self, accounts: AccountStore) -> None:
         self._accounts = accounts
-        self._logins = logins
-        self._turns = turns
-        self._in_thread = in_thread
 
     def accounts_for(self, caller: Caller) -> list[Account]:
         """Return the accounts that the caller may see: all, or its own."""
@@ -63,38 +60,19 @@ class Administration:
             raise NothingThere
         return account
 
-    def is_locked(self, name: str) -> bool:
+    @abstractmethod
+    async def is_locked(self, name: str) -> bool:
         """Return whether wrong passwords locked this account."""
-        return self._logins.is_locked(name)
 
+    @abstractmethod
     async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
         """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
-        guard = _guard(caller, _USERS)
-        try:
-            check_name(name)
-        except AccountRefused as error:
-            raise _as_exchange_error(error) from error
 
-        def add() -> Account:
-            account = Account(name, role, hash_password(password), enabled)
-            self._accounts.add(account, guard)
-            return account
-
-        def added(account: Account) -> None:
-            told = {"user": account.name, "role": role.value}
-            _log.info("account added", **told, by=caller.user, address=caller.address)
-
-        return await self._changing(caller, add, added)
-
+    @abstractmethod
     async def remove_account(self, caller: Caller, name: str) -> None:
         """Remove an account; its sessions end with it. Raises Forbidden, NothingThere or PropertyRefused."""
-        guard = _guard(caller, _USERS)
 
-        def removed(_result: None) -> None:
-            _log.info("account removed", user=name, by=caller.user, address=caller.address)
-
-        await self._changing(caller, lambda: self._accounts.remove(name, guard, keep_administrator=True), removed)
-
+    @abstractmethod
     async def change_account(
         self,
         caller: Caller,
@@ -113,17 +91,84 @@ class Administration:
             ExchangeError: Forbidden, AuthRequired, NothingThere, PropertyRefused, TooManyRequests or AccountsFailed;
                 nothing was changed.
         """
+
+
+class OwnAdministration(Administration):
+    """Changes of accounts in this process.
+
+    Args:
+        accounts: who there is.
+        sessions: learns of the new password of whoever changes its own.
+        logins: knows which of them are locked.
+        turns: where hashing takes its turn.
+        in_thread: runs a blocking callable off the reactor thread.
+    """
+
+    def __init__(
+        self, accounts: AccountStore, sessions: Sessions, logins: Logins, turns: Turns, in_thread: InThread
+    ) -> None:
+        super().__init__(accounts)
+        self._sessions = sessions
+        self._logins = logins
+        self._turns = turns
+        self._in_thread = in_thread
+
+    async def is_locked(self, name: str) -> bool:
+        """As `Administration.is_locked`."""
+        return self._logins.is_locked(name)
+
+    async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
+        """As `Administration.add_account`."""
+        guard = _guard(caller, _USERS)
+        try:
+            check_name(name)
+        except AccountRefused as error:
+            raise _as_exchange_error(error) from error
+
+        def add() -> Account:
+            account = Account(name, role, hash_password(password), enabled)
+            self._accounts.add(account, guard)
+            return account
+
+        def added(account: Account) -> None:
+            told = {"user": account.name, "role": role.value}
+            _log.info("account added", **told, by=caller.user, address=caller.address)
+
+        return await self._changing(caller, partial(self._in_thread, add), added)
+
+    async def remove_account(self, caller: Caller, name: str) -> None:
+        """As `Administration.remove_account`."""
+        guard = _guard(caller, _USERS)
+
+        def removed(_result: None) -> None:
+            _log.info("account removed", user=name, by=caller.user, address=caller.address)
+
+        remove = partial(self._accounts.remove, name, guard, keep_administrator=True)
+        await self._changing(caller, partial(self._in_thread, remove), removed)
+
+    async def change_account(
+        self,
+        caller: Caller,
+        name: str,
+        *,
+        password: str | None = None,
+        role: Role | None = None,
+        enabled: bool | None = None,
+        unlock: bool = False,
+    ) -> Account:
+        """As `Administration.change_account`."""
         only_password = role is None and enabled is None and not unlock
         own = caller.user == name and only_password
         guard = _guard(caller, _SELF if own else _USERS)
 
         session = caller.session if caller.user == name else None
 
-        def change() -> Account:
-            password_hash = hash_password(password) if password is not None else None
-
+        async def change() -> Account:
+            password_hash = None if password is None else await self._in_thread(hash_password, password)
             if password_hash is not None and session is not None:
-                session.next_password_id = password_id_of(password_hash)
+                # Before the password counts: wherever the session is known, it is not to end by it.
+                self._sessions.expect_password(session, password_id_of(password_hash))
+                await self._sessions.settled()
 
             def new(account: Account) -> Account:
                 return replace(
@@ -133,11 +178,13 @@ class Administration:
                     password_hash=password_hash or account.password_hash,
                 )
 
-            return self._accounts.change(name, new, guard, keep_administrator=True)
+            store = partial(self._accounts.change, name, new, guard, keep_administrator=True)
+            account: Account = await self._in_thread(store)
+            return account
 
         def changed(account: Account) -> None:
             if password is not None and session is not None:
-                session.password_id = account.password_id
+                self._sessions.password_set(session, account.password_id)
             if unlock:
                 self._logins.unlock(name)
             told = {"role": account.role.value, "enabled": account.enabled, "new_password": password is not None}
@@ -146,13 +193,13 @@ class Administration:
         return await self._changing(caller, change, changed)
 
     async def _changing(
-        self, caller: Caller, change: Callable[[], _Result], then: Callable[[_Result], None]
+        self, caller: Caller, change: Callable[[], Awaitable[_Result]], then: Callable[[_Result], None]
     ) -> _Result:
         """Make a change in its turn, and then what belongs to it, whether or not anybody still waits for the answer."""
 
         async def in_turn() -> _Result:
             try:
-                result: _Result = await self._in_thread(change)
+                result = await change()
             except (AccountsUnusable, OSError) as error:
                 _log.error("accounts cannot be changed", reason=str(error))
                 raise AccountsFailed from error

@@ -16,7 +16,8 @@ from runtime.settings import Settings
 from runtime.telling import telling
 
 if TYPE_CHECKING:
-    from runtime.lifecycle import Reactor
+    from bmc_proxy.workers.worker_process import SharingReactor
+    from runtime.lifecycle import Application, Reactor
 
 settings = Settings("BMC_PROXY", "Where accounts and the last root are kept. Made where it is missing, for this user.")
 
@@ -104,6 +105,13 @@ def main() -> None:
     show_default=True,
     help="How long a request may take from its header on, in seconds.",
 )
+@settings.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that serve. Each has its part, rounded up, of --max-connections, --requests-per-s, --max-waiting.",
+)
 @settings.log_format
 @_telling
 def serve(log_format: str, **options: Any) -> None:
@@ -115,13 +123,22 @@ def serve(log_format: str, **options: Any) -> None:
     # The reactor is installed by its import; the other commands need none, nor anything of Twisted.
     from twisted.internet import reactor
 
-    from bmc_proxy.service import ProxyApplication
     from runtime.lifecycle import run
-    from runtime.logs import start_logging
 
-    the_reactor = cast("Reactor", reactor)
-    application = ProxyApplication(the_reactor, config)
-    start_logging(log_format)
+    if config.workers == 1:
+        from bmc_proxy.service import ProxyApplication
+        from runtime.logs import start_logging
+
+        the_reactor = cast("Reactor", reactor)
+        application: Application = ProxyApplication(the_reactor, config)
+        start_logging(log_format)
+    else:
+        from bmc_proxy.workers.first import FirstProcess
+        from bmc_proxy.workers.lines import start_shared_logging
+
+        the_reactor = sharing_reactor = cast("SharingReactor", reactor)
+        application = FirstProcess(sharing_reactor, config, log_format)
+        start_shared_logging(log_format)
     sys.exit(run(the_reactor, application))
 
 

@@ -47,6 +47,7 @@ class Config:
         requests_per_s: of one source that is known; a source that is not has a twentieth.
         max_waiting: how many requests wait for an agent that has room.
         deadline_s: how long a request may take, from its header's last octet to its answer; see `ExchangeRequest`.
+        workers: how many processes serve; with more than one each has its part of the three limits before.
 
     Raises:
         ConfigError: a value is refused.
@@ -69,6 +70,7 @@ class Config:
     requests_per_s: int
     max_waiting: int
     deadline_s: int
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if not self.agent:

@@ -32,7 +32,7 @@ SIOCGIFADDR = 0x8915
 
 
 def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
-    """Return what makes the TLS connections of the HTTPS listener.
+    """Return what makes the TLS connections of the HTTPS listener; make its certificate first where one is due.
 
     Raises:
         FileRefused: a certificate or key cannot be used; the text says which.
@@ -45,6 +45,12 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
             replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
         except OSError as error:
             raise FileRefused(f"{own} cannot be written: {error.strerror}") from error
+    return read_https_context(state_dir, config)
+
+
+def read_https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
+    """Return the same, with a certificate that is there. Raises FileRefused."""
+    own = state_dir / FILE_NAME
     identity = load_identity(config.key or config.certificate or own, config.certificate or own)
     context = new_context(SSL.TLS_SERVER_METHOD, SSL.TLS1_2_VERSION, identity)
     with openssl_judges():

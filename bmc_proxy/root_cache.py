@@ -21,9 +21,12 @@ class RootCache:
         now: seconds since 1970-01-01 UTC.
         report: is told, once until it works again, why the root cannot be stored or read. A root that cannot be stored
             is remembered in memory, one that cannot be read is as good as none: the next agent presents it anew.
+        is_alone: no other process may be writing the file; what killed ones left beside it is removed.
     """
 
-    def __init__(self, state_dir: Path, now: Callable[[], float], report: Callable[[str], None]) -> None:
+    def __init__(
+        self, state_dir: Path, now: Callable[[], float], report: Callable[[str], None], *, is_alone: bool = True
+    ) -> None:
         self._path = state_dir / FILE_NAME
         self._now = now
         self._report = report
@@ -31,7 +34,8 @@ class RootCache:
         self._stored: str | None = None
         self._received_at = 0.0
         self._reported = False
-        remove_leftovers(self._path)
+        if is_alone:
+            remove_leftovers(self._path)
         try:
             with open(self._path, encoding="ascii") as file:
                 stored, received_at = file.read(), os.fstat(file.fileno()).st_mtime

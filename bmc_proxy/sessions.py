@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 PER_USER_LIMIT = 64
 LIMIT = 256
@@ -35,6 +36,29 @@ class Session:
     xsrf_token: str
     is_closed: bool = False
     next_password_id: str | None = None
+
+
+class SessionTable(Protocol):
+    """What requests see of the sessions: of all, wherever the table of them is kept.
+
+    Attributes:
+        idle_s: how long a session lives unused.
+    """
+
+    @property
+    def idle_s(self) -> float: ...
+
+    def use(self, token: str) -> Session | None:
+        """Return the session of a token, and note that it is used now."""
+
+    def all(self) -> list[Session]:
+        """Return the sessions that live."""
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session of this id."""
+
+    def close(self, session: Session) -> None:
+        """End a session whose account does not let it in any more."""
 
 
 class Sessions:
@@ -73,7 +97,7 @@ class Sessions:
             password_id=password_id,
             address=address,
             used_at=now,
-            token_sha256=_digest(token),
+            token_sha256=digest(token),
             xsrf_token=secrets.token_urlsafe(TOKEN_OCTETS),
         )
         self._by_token[session.token_sha256] = session
@@ -84,15 +108,19 @@ class Sessions:
 
         Tokens are found by their SHA-256: how far a guess agrees with a token cannot be seen in the time that it takes.
         """
-        session = self._by_token.get(_digest(token))
+        session = self._by_token.get(digest(token))
         if session is None:
             return None
         if self._is_idle(session):
             self.close(session)
             return None
+        self.note_use(session)
+        return session
+
+    def note_use(self, session: Session) -> None:
+        """A session that lives is used now."""
         session.used_at = self._now()
         self._by_token[session.token_sha256] = self._by_token.pop(session.token_sha256)
-        return session
 
     def all(self) -> list[Session]:
         """Return the sessions that live, the longest unused first."""
@@ -102,6 +130,17 @@ class Sessions:
     def find(self, session_id: str) -> Session | None:
         """Return the session of this id."""
         return next((session for session in self.all() if session.id == session_id), None)
+
+    def expect_password(self, session: Session, password_id: str) -> None:
+        """The session's own account gets this password, which does not end it."""
+        session.next_password_id = password_id
+
+    def password_set(self, session: Session, password_id: str) -> None:
+        """The session's own account has this password now."""
+        session.password_id = password_id
+
+    async def settled(self) -> None:
+        """Wait until all that became of sessions so far counts everywhere: here it does at once."""
 
     def close(self, session: Session) -> None:
         """End a session; one that has ended already may be given."""
@@ -118,5 +157,6 @@ class Sessions:
         return self._now() - session.used_at >= self.idle_s
 
 
-def _digest(token: str) -> bytes:
+def digest(token: str) -> bytes:
+    """Return what a token is known by."""
     return hashlib.sha256(token.encode()).digest()

@@ -51,8 +51,16 @@ class LineObserver:
                 line[name] = event[name]
         if "log_failure" in event:
             line["traceback"] = event["log_failure"].getTraceback()
-        self._out.write((_to_json(line) if self._as_json else _as_text(line)) + "\n")
+        self.write(line)
+
+    def write(self, line: dict[str, object]) -> None:
+        """Write a line."""
+        self._out.write(self.to_text(line) + "\n")
         self._out.flush()
+
+    def to_text(self, line: dict[str, object]) -> str:
+        """Return a line, without its end."""
+        return _to_json(line) if self._as_json else _as_text(line)
 
 
 def _time(seconds: float) -> str:

@@ -16,11 +16,12 @@ from twisted.logger import Logger
 
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, AccountStore, Role
-from bmc_proxy.administration import Administration
+from bmc_proxy.administration import OwnAdministration
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.door import Door
+from bmc_proxy.entrance import OwnEntrance
 from bmc_proxy.exchange import Exchange
 from bmc_proxy.http.call import Dialect
 from bmc_proxy.http.crowd import Crowd
@@ -130,8 +131,8 @@ def edge_in(
     sessions = Sessions(clock.seconds, 1800)
     turns = Turns()
     logins = Logins(accounts, AccountChecker(accounts, hashing), turns, clock.seconds)
-    access = Access(accounts, sessions, logins)
-    administration = Administration(accounts, logins, turns, hashing)
+    access = Access(accounts, sessions, OwnEntrance(logins, sessions))
+    administration = OwnAdministration(accounts, sessions, logins, turns, hashing)
     agents = Agents(links)
     door = Door(clock, agents, 256)
     agents.on_room = door.look

@@ -13,9 +13,10 @@ from twisted.internet.task import Clock
 
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import Account, AccountStore, Role
-from bmc_proxy.administration import Administration
+from bmc_proxy.administration import OwnAdministration
 from bmc_proxy.callers import Caller, Credentials
 from bmc_proxy.checkers import AccountChecker
+from bmc_proxy.entrance import OwnEntrance
 from bmc_proxy.errors import AuthFailed, AuthRequired, PropertyRefused
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
@@ -53,8 +54,8 @@ class House:
         clock, turns = Clock(), Turns()
         self.logins = Logins(self.accounts, AccountChecker(self.accounts, self.threads.run), turns, clock.seconds)
         self.sessions = Sessions(clock.seconds, 1800)
-        self.access = Access(self.accounts, self.sessions, self.logins)
-        self.administration = Administration(self.accounts, self.logins, turns, self.threads.run)
+        self.access = Access(self.accounts, self.sessions, OwnEntrance(self.logins, self.sessions))
+        self.administration = OwnAdministration(self.accounts, self.sessions, self.logins, turns, self.threads.run)
 
     def log_in(self, password: str) -> tuple[Session, str] | BaseException:
         """Log in at once; return the session and its token, or the error."""
@@ -107,7 +108,6 @@ def test_own_session_outlives_its_change_of_password(house: House) -> None:
     caller = house.known(token)
     assert caller is not None
     waiting = Deferred.fromCoroutine(house.administration.change_account(caller, "root", password=NEW))
-    change = house.threads.waiting.pop()
     seen: list[bool] = []
     watched = house.accounts.change
 
@@ -117,7 +117,8 @@ def test_own_session_outlives_its_change_of_password(house: House) -> None:
         return account
 
     house.accounts.change = change_and_look  # type: ignore[method-assign]  # looks where a poll would fall
-    change()
+    house.threads.go()  # it hashes,
+    house.threads.go()  # and stores
 
     assert seen == [True]
     assert isinstance(result_of(waiting), Account)

@@ -60,7 +60,7 @@ class Phosphor:
 
     async def _log_out(self, call: Call) -> Reply:
         caller = call.known_caller
-        self._access.log_out(caller)
+        await self._access.log_out(caller)
         return _ok(f"User '{caller.user}' logged out", logout_cookies())
 
 

@@ -65,10 +65,10 @@ class AccountRoutes:
             account = await self._administration.add_account(call.known_caller, name, password, role, enabled)
         except PropertyRefused as error:
             raise _in_redfish(error) from error
-        return self._account(account, 201, {"Location": f"{ACCOUNTS}/{account.name}"})
+        return await self._account(account, 201, {"Location": f"{ACCOUNTS}/{account.name}"})
 
     async def _get(self, call: Call) -> Reply:
-        return self._account(self._administration.account_for(call.known_caller, call.argument))
+        return await self._account(self._administration.account_for(call.known_caller, call.argument))
 
     async def _change(self, call: Call) -> Reply:
         given = properties_of(call.body, ("Password", "RoleId", "Enabled", "Locked"))
@@ -87,7 +87,7 @@ class AccountRoutes:
             )
         except PropertyRefused as error:
             raise _in_redfish(error) from error
-        return self._account(account)
+        return await self._account(account)
 
     async def _delete(self, call: Call) -> Reply:
         try:
@@ -96,7 +96,7 @@ class AccountRoutes:
             raise _in_redfish(error) from error
         return success()
 
-    def _account(self, account: Account, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
+    async def _account(self, account: Account, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
         return resource(
             f"{ACCOUNTS}/{account.name}",
             "#ManagerAccount.v1_9_0.ManagerAccount",
@@ -107,7 +107,7 @@ class AccountRoutes:
                 "Password": None,
                 "RoleId": account.role.value,
                 "Enabled": account.enabled,
-                "Locked": self._administration.is_locked(account.name),
+                "Locked": await self._administration.is_locked(account.name),
                 "AccountTypes": ["Redfish"],
                 "Links": {"Role": link(f"{ROLES}/{account.role.value}")},
             },

@@ -48,7 +48,7 @@ class SessionRoutes:
         return _session(self._access.session_for(call.known_caller, call.argument))
 
     async def _delete(self, call: Call) -> Reply:
-        self._access.end_session(call.known_caller, call.argument)
+        await self._access.end_session(call.known_caller, call.argument)
         return success()
 
 

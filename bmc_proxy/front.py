@@ -1,0 +1,218 @@
+"""The front: what faces clients and agents, in each process that serves; who is let in is somebody else's to say."""
+
+import socket
+import time
+import uuid
+from functools import partial
+
+from cryptography.x509 import Certificate
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+
+from bmc_proxy import https
+from bmc_proxy.access import Access
+from bmc_proxy.administration import Administration
+from bmc_proxy.agent_client import Agents
+from bmc_proxy.agent_link import AgentLink
+from bmc_proxy.config import Config
+from bmc_proxy.door import Door
+from bmc_proxy.errors import ExchangeError
+from bmc_proxy.exchange import Exchange
+from bmc_proxy.http.call import Dialect
+from bmc_proxy.http.crowd import Crowd
+from bmc_proxy.http.edge import Allowances, Edge, body_room
+from bmc_proxy.http.ibm import Ibm
+from bmc_proxy.http.phosphor import Phosphor
+from bmc_proxy.http.pki import Pki
+from bmc_proxy.http.redfish import Redfish
+from bmc_proxy.http.routes import Router
+from bmc_proxy.http.site import ExchangeSite
+from bmc_proxy.listeners import is_anonymous_at
+from bmc_proxy.notices import not_usable
+from bmc_proxy.publications import Publications
+from bmc_proxy.root_cache import RootCache
+from protocol.records import Role
+from runtime import channel_tls
+from runtime.descriptions import has_tls
+from runtime.descriptors import connections_within
+from runtime.endpoints import client_endpoint, connect_with_tls
+from runtime.errors import StartError
+from runtime.files import FileRefused
+from runtime.lifecycle import DRAIN_S, Reactor, within
+from runtime.reload import Reloadable
+from runtime.sparse import Sparse
+from runtime.tls import TlsFactory
+from runtime.transport import make_hello, new_boot_id
+
+_log = Logger()
+
+
+class Front:
+    """The edge, and the agents behind it.
+
+    Args:
+        reactor: runs it.
+        config: judged already.
+        is_alone: no other process serves from the same state directory.
+
+    Raises:
+        ConfigError: an agent's endpoint is not one.
+    """
+
+    def __init__(self, reactor: Reactor, config: Config, *, is_alone: bool) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._is_alone = is_alone
+        self._agent_endpoints = [client_endpoint(reactor, "--agent", each) for each in config.agent]
+        self._sites: list[ExchangeSite] = []
+        self._agents: Agents | None = None
+        self._learning: set[AgentLink] = set()
+        self._https: Reloadable | None = None
+        self._channel: Reloadable | None = None
+
+    def load_certificates(self) -> None:
+        """Take the certificates of HTTPS and of the channel. Raises StartError."""
+        config = self._config
+        try:
+            if config.https_at is not None:
+                read = https.https_context if self._is_alone else https.read_https_context
+                self._https = Reloadable("https", partial(read, config.state_dir, config.https_config))
+            if any(map(has_tls, config.agent)):
+                load = partial(channel_tls.channel_context, config.state_dir / channel_tls.FILE_NAME)
+                self._channel = Reloadable("channel", load)
+        except FileRefused as error:
+            raise StartError(str(error)) from error
+
+    def build(self, access: Access, administration: Administration) -> None:
+        """Build it, with certificates loaded.
+
+        Args:
+            access: says who asks.
+            administration: of accounts.
+        """
+        config = self._config
+        self._agents = Agents(self._links())
+        door = Door(self._reactor, self._agents, config.max_waiting)
+        self._agents.on_room = door.look
+        roots = RootCache(config.state_dir, time.time, partial(not_usable, "stored root"), is_alone=self._is_alone)
+        self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
+        self._publications = Publications(self._agents, time.time, config.deadline_s)
+        self._edge = self._new_edge(access, administration)
+
+    def factory(self, option: str) -> IProtocolFactory:
+        """Return what makes the connections of one of the listeners."""
+        site = ExchangeSite(self._edge, is_anonymous=is_anonymous_at(self._config, option))
+        self._sites.append(site)
+        if option != "https":
+            plain: IProtocolFactory = site
+            return plain
+        assert self._https is not None  # loaded where there is this listener
+        factory: IProtocolFactory = TlsFactory(self._https.context, site)
+        return factory
+
+    def connect(self) -> None:
+        """Begin to connect to the agents."""
+        assert self._agents is not None  # it is built
+        self._agents.start()
+
+    async def stop(self) -> None:
+        """Let requests under way finish, with nobody listening any more, then close everything."""
+        drained = gatherResults([site.drain() for site in self._sites], consumeErrors=True)
+        if not await within(self._reactor, DRAIN_S, drained):
+            _log.warn("requests abandoned at the end of the drain")
+            for site in self._sites:
+                site.abandon()
+        if self._agents is not None:
+            await self._agents.stop()
+
+    def reload(self) -> None:
+        """Take the certificates of HTTPS and of the channel anew."""
+        for each in (self._https, self._channel):
+            if each is not None:
+                each.reload()
+
+    def _links(self) -> list[AgentLink]:
+        hello = partial(make_hello, Role.ASKER, new_boot_id())
+        links = []
+        for description, plain in zip(self._config.agent, self._agent_endpoints, strict=True):
+            endpoint = plain
+            if has_tls(description):
+                assert self._channel is not None  # made where any agent needs it
+                endpoint = connect_with_tls(plain, self._channel.context)
+            links.append(
+                AgentLink(
+                    self._reactor,
+                    endpoint,
+                    description,
+                    hello,
+                    self._agent_ready,
+                    uids=self._config.uids,
+                    on_status=self._agent_status,
+                )
+            )
+        return links
+
+    def _new_edge(self, access: Access, administration: Administration) -> Edge:
+        """Build what the listeners share."""
+        config = self._config
+        # By the name that the machine knows itself by: no start waits for a name server.
+        service_uuid = str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
+        dialects: list[Dialect] = [
+            Phosphor(self._exchange, access),
+            Ibm(self._exchange),
+            Redfish(access, administration, service_uuid),
+            Pki(self._publications, time.time),
+        ]
+        field = config.client_user
+        connections = connections_within(config.max_connections)
+        if connections < config.max_connections:
+            _log.warn(
+                "fewer connections than configured: raise this process's limit of open files (ulimit -n, LimitNOFILE)",
+                configured=config.max_connections,
+                allowed=connections,
+            )
+
+        def user_of(certificate: Certificate) -> str | None:
+            return https.user_of(certificate, field)
+
+        return Edge(
+            reactor=self._reactor,
+            now=time.monotonic,
+            router=Router(dialects),
+            access=access,
+            crowd=Crowd(connections),
+            room=body_room(connections),
+            allowances=Allowances(time.monotonic, config.requests_per_s),
+            user_of=user_of,
+            tell_of_stranger=Sparse(_log.info, time.monotonic),
+            deadline_s=config.deadline_s,
+        )
+
+    def _agent_ready(self, link: AgentLink) -> None:
+        self._publications.look_anew()
+        self._begin_learning(link)
+
+    def _agent_status(self, link: AgentLink) -> None:
+        self._publications.look_anew()
+        if link.root_generation != self._exchange.root_generation:
+            self._begin_learning(link)
+
+    def _begin_learning(self, link: AgentLink) -> None:
+        if link not in self._learning:
+            self._learning.add(link)
+            learning = Deferred.fromCoroutine(self._learn_root(link))
+            learning.addErrback(partial(_log.failure, "learning the root failed"))
+
+    async def _learn_root(self, link: AgentLink) -> None:
+        """Ask an agent for its root, and once more where it told of another one meanwhile."""
+        asked_at = None
+        try:
+            while link.connected and link.root_generation != asked_at:
+                asked_at = link.root_generation
+                await self._exchange.learn_root(link)
+            _log.info("root learned", agent=link.name, root_generation=self._exchange.root_generation)
+        except ExchangeError as error:
+            _log.warn("root not learned", agent=link.name, reason=error.text)
+        finally:
+            self._learning.discard(link)

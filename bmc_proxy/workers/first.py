@@ -1,0 +1,136 @@
+"""Composition root of the first process of several: it listens, and has what there is once; the workers serve."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+
+from bmc_proxy import https, root_cache
+from bmc_proxy.accounts import AccountStore, AccountsUnusable
+from bmc_proxy.config import Config
+from bmc_proxy.desk import Desk
+from bmc_proxy.listeners import Listeners
+from bmc_proxy.notices import not_usable
+from bmc_proxy.workers.answering import Answers
+from bmc_proxy.workers.configs import config_to_json, share_of
+from bmc_proxy.workers.crew import Crew
+from bmc_proxy.workers.records import Record, Reload, SetUp
+from bmc_proxy.workers.shared_sessions import SharedSessions, to_record
+from bmc_proxy.workers.worker_process import SharingReactor
+from runtime import channel_tls, state_dir
+from runtime.descriptions import has_tls
+from runtime.endpoints import client_endpoint, describe
+from runtime.errors import StartError
+from runtime.files import FileRefused, remove_leftovers
+from runtime.lifecycle import DRAIN_S
+from runtime.reload import Reloadable
+
+# A worker may take all of the drain, and a moment to close.
+WORKERS_END_S = DRAIN_S + 0.8
+# How often it is looked for sessions that are idle.
+LOOK_EVERY_S = 1.0
+
+
+class FirstProcess:
+    """The process that was started, where several serve.
+
+    Args:
+        reactor: runs it.
+        config: judged already.
+        log_format: of the workers' log lines.
+
+    Raises:
+        ConfigError: an endpoint is not one.
+    """
+
+    def __init__(self, reactor: SharingReactor, config: Config, log_format: str) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._log_format = log_format
+        self._listeners = Listeners(reactor, config)
+        for each in config.agent:
+            client_endpoint(reactor, "--agent", each)  # judged here, where a mistake can be told
+        self._ports: list[IListeningPort] = []
+        self._lock: state_dir.StateDirLock | None = None
+        self._https: Reloadable | None = None
+        self._desk: Desk | None = None
+        self._crew: Crew | None = None
+        self._looking: LoopingCall | None = None
+
+    async def start(self) -> dict[str, object]:
+        """Open the state directory and the listeners, and start the workers, which accept connections."""
+        config = self._config
+        self._lock = state_dir.claim(config.state_dir)
+        remove_leftovers(config.state_dir / root_cache.FILE_NAME)
+        try:
+            accounts = AccountStore(config.state_dir, partial(not_usable, "accounts"))
+            if config.https_at is not None:
+                # Made here where one is due; the workers read it.
+                self._https = Reloadable("https", partial(https.https_context, config.state_dir, config.https_config))
+            if any(map(has_tls, config.agent)):
+                channel_tls.channel_context(config.state_dir / channel_tls.FILE_NAME)
+        except (AccountsUnusable, FileRefused) as error:
+            raise StartError(str(error)) from error
+        sessions = SharedSessions(time.monotonic, config.session_idle_s, self._tell, self._confirm)
+        desk = self._desk = Desk(self._reactor, config, accounts, sessions)
+        desk.open()
+        addresses: dict[str, object] = {}
+        for option in self._listeners.options:
+            port = await self._listeners.open(option, Factory())
+            cast(Any, port).stopReading()  # before anything can be accepted: the workers do that
+            self._ports.append(port)
+            addresses[option] = describe(port.getHost())
+        crew = self._crew = Crew(
+            self._reactor,
+            self._set_ups(),
+            self._listening,
+            Answers(desk, sessions).answer,
+            lambda: map(to_record, sessions.all()),
+        )
+        self._looking = LoopingCall(sessions.all)
+        self._looking.clock = self._reactor
+        self._looking.start(LOOK_EVERY_S, now=False)
+        await crew.start()
+        return {**addresses, "agents": list(config.agent), "workers": config.workers}
+
+    async def stop(self) -> None:
+        """Take no new connection, let the workers finish what is under way, then close everything."""
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        if self._desk is not None:
+            self._desk.refuse()
+        if self._crew is not None:
+            await self._crew.stop(WORKERS_END_S)
+        if self._looking is not None:
+            self._looking.stop()
+        if self._desk is not None:
+            await self._desk.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def reload(self) -> None:
+        """Make the certificate of HTTPS anew where it is due, and have the workers take theirs."""
+        if self._https is not None:
+            self._https.reload()
+        self._tell(Reload())
+
+    def _set_ups(self) -> list[SetUp]:
+        config = config_to_json(share_of(self._config))
+        options = tuple(self._listeners.options)
+        return [SetUp(number, self._log_format, config, options) for number in range(1, self._config.workers + 1)]
+
+    def _listening(self) -> Sequence[int]:
+        return [cast(Any, port).fileno() for port in self._ports]
+
+    def _tell(self, record: Record) -> None:
+        if self._crew is not None:
+            self._crew.tell(record)
+
+    async def _confirm(self) -> None:
+        if self._crew is not None:
+            await self._crew.confirm()
