@@ -18,7 +18,6 @@ TWISTED_AT = {
     "runtime.transport",
     "runtime.unix_peer",
     "runtime.workers",
-    "bmc_proxy.access",
     "bmc_proxy.administration",
     "bmc_proxy.agent_choice",
     "bmc_proxy.agent_client",
@@ -28,10 +27,21 @@ TWISTED_AT = {
     "bmc_proxy.door",
     "bmc_proxy.cli",
     "bmc_proxy.deadline",
+    "bmc_proxy.desk",
+    "bmc_proxy.entrance",
+    "bmc_proxy.front",
+    "bmc_proxy.listeners",
+    "bmc_proxy.notices",
     "bmc_proxy.service",
     "bmc_proxy.logins",
     "bmc_proxy.publications",
     "bmc_proxy.turns",
+    "bmc_proxy.workers.crew",
+    "bmc_proxy.workers.first",
+    "bmc_proxy.workers.lines",
+    "bmc_proxy.workers.pipe",
+    "bmc_proxy.workers.worker",
+    "bmc_proxy.workers.worker_process",
     "bmc_proxy.http.channel",
     "bmc_proxy.http.edge",
     "bmc_proxy.http.pouring",
@@ -114,7 +124,18 @@ def test_proxy_knows_no_certificates() -> None:
     }
 
     # Beside `https`: the type of the client certificate that is handed on to it.
-    assert found == {"bmc_proxy.https", "bmc_proxy.http.edge", "bmc_proxy.service"}
+    assert found == {"bmc_proxy.https", "bmc_proxy.http.edge", "bmc_proxy.front"}
+
+
+def test_one_process_knows_nothing_of_workers() -> None:
+    """What several processes need is imported by the command line alone, where there are to be several."""
+    found = {
+        name
+        for name, imported in IMPORTS.items()
+        if any(each.startswith("bmc_proxy.workers") for each in imported) and not name.startswith("bmc_proxy.workers")
+    }
+
+    assert found == {"bmc_proxy.cli"}
 
 
 def test_imports_have_no_cycle() -> None:

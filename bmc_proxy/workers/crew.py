@@ -60,6 +60,8 @@ class Crew:
             await gatherResults([Deferred.fromCoroutine(self._start(number)) for number in self._set_ups], True)
         except Exception as error:
             cause = getattr(getattr(error, "subFailure", None), "value", error)
+            if isinstance(cause, OSError):
+                raise StartError(f"a worker process cannot start: {cause.strerror}") from error
             if not isinstance(cause, PipeBroken):
                 raise
             raise StartError("a worker process cannot start; the lines before this one say why") from error
@@ -75,21 +77,29 @@ class Crew:
         for confirmed in [worker.confirm() for worker in self._workers.values() if worker.serves]:
             await confirmed
 
-    async def stop(self, limit_s: float) -> None:
-        """Have all of them finish what is under way, and end; kill after so long whoever has not."""
+    async def drain(self, limit_s: float) -> None:
+        """Have all of them finish what is under way, and end; return when none accepts connections any more.
+
+        Args:
+            limit_s: after which whoever said nothing is not waited for.
+        """
         self._is_stopping = True
         for timer in self._to_come.values():
             timer.cancel()
-        for worker in list(self._workers.values()):
-            worker.drain()
-        if self._workers:
-            self._all_gone = Deferred()
-            if not await within(self._reactor, limit_s, self._all_gone):
-                self._all_gone = Deferred()
-                for worker in list(self._workers.values()):
-                    worker.kill("it did not end")
-                if self._workers:
-                    await self._all_gone
+        drained = [Deferred.fromCoroutine(worker.drain()) for worker in self._workers.values()]
+        await within(self._reactor, limit_s, gatherResults(drained, consumeErrors=True))
+
+    async def end(self, limit_s: float) -> None:
+        """Wait until all have ended; kill after so long whoever has not."""
+        if self._workers and not await within(self._reactor, limit_s, self._none_left()):
+            for worker in list(self._workers.values()):
+                worker.kill("it did not end")
+            if self._workers:
+                await self._none_left()
+
+    def _none_left(self) -> Deferred[None]:
+        self._all_gone = Deferred()
+        return self._all_gone
 
     async def _start(self, number: int) -> None:
         worker = WorkerProcess(self._reactor, number, self._answer, self._ended)
@@ -120,7 +130,7 @@ class Crew:
         Deferred.fromCoroutine(self._start(number)).addErrback(self._not_replaced, number)
 
     def _not_replaced(self, failure: Failure, number: int) -> None:
-        """Its end is told where it ends; anything else is a bug, and the next one may do better."""
+        """The end of a process is told where it ends; where there is none yet, the next try may do better."""
         if failure.check(PipeBroken, ExchangeError) is None:
             _log.failure("worker not started", failure, worker=number)
             if number in self._workers:

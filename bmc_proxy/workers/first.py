@@ -32,6 +32,8 @@ from runtime.reload import Reloadable
 
 # A worker may take all of the drain, and a moment to close.
 WORKERS_END_S = DRAIN_S + 0.8
+# How long it may take until no worker accepts connections any more.
+NO_MORE_S = 0.5
 # How often it is looked for sessions that are idle.
 LOOK_EVERY_S = 1.0
 
@@ -100,12 +102,15 @@ class FirstProcess:
 
     async def stop(self) -> None:
         """Take no new connection, let the workers finish what is under way, then close everything."""
+        if self._crew is not None:
+            # Before the sockets are closed for all: a worker that still reads them would take that for a fault.
+            await self._crew.drain(NO_MORE_S)
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         if self._desk is not None:
             self._desk.refuse()
         if self._crew is not None:
-            await self._crew.stop(WORKERS_END_S)
+            await self._crew.end(WORKERS_END_S - NO_MORE_S)
         if self._looking is not None:
             self._looking.stop()
         if self._desk is not None:

@@ -69,7 +69,7 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Told: finish what is under way, and end."""
+    """Asked: accept no more connections, which is the answer; then finish what is under way, and end."""
 
 
 # From a worker

@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import Factory
@@ -32,6 +31,7 @@ from bmc_proxy.workers.records import (
     Done,
     Drain,
     EndSession,
+    Failed,
     Listen,
     Record,
     RecordRefused,
@@ -73,6 +73,7 @@ class Worker:
         self._ports: list[IListeningPort] = []
         self._telling: Deferred[Record] | None = None
         self._is_ending = False
+        self._has_ended = False
         self.status = 0
 
     def begin(self) -> None:
@@ -94,8 +95,6 @@ class Worker:
                 self._replica.forget(record.id)
             case Reload():
                 self._front.reload()
-            case Drain():
-                self._drain()
             case _:
                 raise RecordRefused(f"{type(record).__name__} is nothing that the first process tells")
 
@@ -103,11 +102,14 @@ class Worker:
         """Do what the first process asks."""
         match record:
             case SetUp() if self._front is None:
-                self._set_up(record)
+                if not self._set_up(record):
+                    return Failed()
             case Listen() if self._front is not None and not self._ports:
                 self._listen(self._front)
             case Confirm():
                 pass
+            case Drain():
+                self._drain()
             case _:
                 raise RecordRefused(f"{type(record).__name__} is nothing that the first process asks")
         return Done()
@@ -118,7 +120,8 @@ class Worker:
             _log.error("the first process is gone", reason=reason)
         self._end(1)
 
-    def _set_up(self, told: SetUp) -> None:
+    def _set_up(self, told: SetUp) -> bool:
+        """Build everything; return False, and end, where that cannot be."""
         config = config_from_json(told.config)
         start_shared_logging(told.log_format, worker=told.worker)
         self._options = told.listeners
@@ -129,8 +132,9 @@ class Worker:
         except (AccountsUnusable, StartError) as error:
             _log.error("cannot start", reason=str(error))
             self._end(1)
-            return
+            return False
         self._build(config, accounts, front)
+        return True
 
     def _build(self, config: Config, accounts: AccountStore, front: Front) -> None:
         replica = self._replica = Replica(time.monotonic, config.session_idle_s, self._end_session)
@@ -174,30 +178,27 @@ class Worker:
     def _drain(self) -> None:
         if not self._is_ending:
             self._is_ending = True
-            Deferred.fromCoroutine(self._stop()).addErrback(self._failed).addBoth(lambda _: self._end(0))
+            self._accept_no_more()
+            stopped = maybeDeferred(lambda: None) if self._front is None else Deferred.fromCoroutine(self._front.stop())
+            stopped.addErrback(self._failed).addBoth(lambda _: self._end(0))
 
-    async def _stop(self) -> None:
-        await self._stop_listening()
-        if self._front is not None:
-            await self._front.stop()
+    def _accept_no_more(self) -> None:
+        """Leave the listening sockets alone; they close with the process.
 
-    async def _stop_listening(self) -> None:
+        Where Twisted stops listening, it also shuts a TCP socket down, and removes a unix socket from its directory.
+        Both are the first process's to do, or nobody's, where they are systemd's.
+        """
         for port in self._ports:
-            if isinstance(port.getHost(), UNIXAddress):
-                # Twisted would remove the socket from the directory, where others may listen on it.
-                cast(Any, port).stopReading()
-            else:
-                await maybeDeferred(port.stopListening)
+            cast(Any, port).stopReading()
 
     def _failed(self, failure: Failure) -> None:
         _log.failure("stop failed", failure)
 
     def _end(self, status: int) -> None:
-        self._is_ending = True
-        self.status = status
-        for port in self._ports:
-            cast(Any, port).stopReading()
-        if self._reactor.running:
+        if not self._has_ended:
+            self._is_ending = self._has_ended = True
+            self.status = status
+            self._accept_no_more()
             self._reactor.stop()
 
 

@@ -119,14 +119,17 @@ class WorkerProcess(ProcessProtocol):
         Deferred.fromCoroutine(self._pipe.ask_for(Confirm(), Done)).addCallbacks(confirmed, unconfirmed)
         return done
 
-    def drain(self) -> None:
-        """Have it finish what is under way, and end."""
-        self._pipe.tell(Drain())
+    async def drain(self) -> None:
+        """Have it finish what is under way, and end; return when it accepts no more connections, or is dead."""
+        with suppress(PipeBroken, ExchangeError):
+            await self._pipe.ask_for(Drain(), Done)
 
     def kill(self, reason: str) -> None:
         """End it at once."""
         self._reason = self._reason or reason
-        if not self._has_ended:
+        if not self.pid and not self._has_ended:
+            self._gone("never started")
+        elif not self._has_ended:
             with suppress(ProcessExitedAlready):
                 self.transport.signalProcess("KILL")
 
@@ -147,6 +150,9 @@ class WorkerProcess(ProcessProtocol):
     # As a process
 
     def processEnded(self, reason: Failure) -> None:
+        self._gone(reason.getErrorMessage())
+
+    def _gone(self, how: str) -> None:
         self._has_ended = True
         self.serves = False
         told = [] if self._reason is None else [self._reason]
@@ -154,7 +160,7 @@ class WorkerProcess(ProcessProtocol):
         self._pipe.end()
         for settled in waiting:
             settled()
-        self._tell_end(self, ": ".join([*told, reason.getErrorMessage()]))
+        self._tell_end(self, ": ".join([*told, how]))
 
     def _spawn(self, listening: Sequence[int]) -> None:
         ours, theirs = socket.socketpair()
