@@ -66,7 +66,9 @@ class Choice:
     def best(self, may_ask: MayAsk) -> AgentLink | None:
         """Return the connected agent with room that does well and has the fewest answers to give."""
         able = [link for link in self.links if link.room > 0 and may_ask(link)]
-        return min(able, key=lambda link: (link.is_ailing, link.unanswered), default=None)
+        if len(able) < 2:
+            return able[0] if able else None
+        return min(able, key=lambda link: (link.is_ailing, link.unanswered))
 
     def spare(self, may_ask: MayAsk) -> AgentLink | None:
         """Return an agent that does well, for a request that is at another one already; None where too many are."""

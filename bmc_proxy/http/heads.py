@@ -17,6 +17,11 @@ VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[!-\xb0]+")
+# What nearly every request brings, as nearly all spell it.
+_KNOWN = {
+    name: name.lower()
+    for name in (b"Host", b"User-Agent", b"Accept", b"Content-Type", b"Content-Length", b"Connection", b"X-Auth-Token")
+}
 _FORBIDDEN = re.compile(rb"[\0\r\n]")
 
 
@@ -46,7 +51,10 @@ class Head:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Take a field; its name in lower case."""
-        self._fields.setdefault(name, []).append(value)
+        if name in self._fields:
+            self._fields[name].append(value)
+        else:
+            self._fields[name] = [value]
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return the values of all fields of this name, which is given in lower case, without white space around."""
@@ -141,9 +149,10 @@ class HeadReader:
     def _field(self, head: Head, line: bytes) -> None:
         name, colon, value = line.partition(b":")
         # A line that is folded as long ago (RFC 9112, 5.2) begins with what is in no name.
-        if not colon or _TOKEN.fullmatch(name) is None or _FORBIDDEN.search(value):
+        known = _KNOWN.get(name)
+        if not colon or _FORBIDDEN.search(value) or (known is None and _TOKEN.fullmatch(name) is None):
             raise HeadRefused(problems.not_http())
-        name, value = name.lower(), value.strip(b" \t")
+        name, value = known or name.lower(), value.strip(b" \t")
         if name == b"content-length":
             self._announce(head, _length_of(value))
         elif name == b"transfer-encoding":
