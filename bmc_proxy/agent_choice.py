@@ -45,12 +45,12 @@ class Choice:
     @property
     def connected(self) -> int:
         """How many agents are connected."""
-        return sum(link.connected for link in self.links)
+        return len([link for link in self.links if link.connected])
 
     @property
     def room(self) -> int:
         """How many more requests the connected agents take at this moment."""
-        return sum(link.room for link in self.links)
+        return sum([link.room for link in self.links])
 
     def first(self) -> AgentLink:
         """Return the agent that a new request is asked of, at once.
