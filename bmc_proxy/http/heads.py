@@ -116,8 +116,16 @@ class HeadReader:
             if end < 0:
                 self._judge_rest(octets[at:])
                 break
-            self._line(octets[at:end])
-            at = end + len(END_OF_LINE)
+            line, at = octets[at:end], end + len(END_OF_LINE)
+            self._octets += len(line) + len(END_OF_LINE)
+            if self._octets > self._limit:
+                raise HeadRefused(self._too_large())
+            if self.head is None:
+                self._before(line)
+            elif line:
+                self._field(self.head, line)
+            else:
+                self.is_whole = True
         return at
 
     def _judge_rest(self, rest: bytes) -> None:
@@ -133,18 +141,11 @@ class HeadReader:
         limit = self._limit
         return problems.target_too_long(limit) if self.head is None else problems.header_too_large(limit)
 
-    def _line(self, line: bytes) -> None:
-        self._octets += len(line) + len(END_OF_LINE)
-        if self._octets > self._limit:
-            raise HeadRefused(self._too_large())
-        if self.head is None:
-            if line or self._is_skipped:
-                self.head = _first_line(line)
-            self._is_skipped = True  # one empty line before the first (RFC 9112, 2.2)
-        elif line:
-            self._field(self.head, line)
-        else:
-            self.is_whole = True
+    def _before(self, line: bytes) -> None:
+        """Take the first line, or one empty line before it (RFC 9112, 2.2)."""
+        if line or self._is_skipped:
+            self.head = _first_line(line)
+        self._is_skipped = True
 
     def _field(self, head: Head, line: bytes) -> None:
         name, colon, value = line.partition(b":")
