@@ -111,6 +111,8 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """Return, and forget, the octets that are to be written to the peer."""
+        if not self._outgoing:
+            return b""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data

@@ -52,6 +52,8 @@ def is_cross_site(head: Head) -> bool:
     """
     if _one(head, b"sec-fetch-site") in ("cross-site", "same-site"):
         return True
+    if b"origin" not in head:
+        return False
     return any(origin.partition(b"://")[2] != (head.values(b"host") or [b""])[0] for origin in head.values(b"origin"))
 
 

@@ -17,6 +17,11 @@ VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[!-\xb0]+")
+# What nearly every request brings, as nearly all spell it.
+_KNOWN = {
+    name: name.lower()
+    for name in (b"Host", b"User-Agent", b"Accept", b"Content-Type", b"Content-Length", b"Connection", b"X-Auth-Token")
+}
 _FORBIDDEN = re.compile(rb"[\0\r\n]")
 
 
@@ -46,7 +51,10 @@ class Head:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Take a field; its name in lower case."""
-        self._fields.setdefault(name, []).append(value)
+        if name in self._fields:
+            self._fields[name].append(value)
+        else:
+            self._fields[name] = [value]
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return the values of all fields of this name, which is given in lower case, without white space around."""
@@ -108,8 +116,16 @@ class HeadReader:
             if end < 0:
                 self._judge_rest(octets[at:])
                 break
-            self._line(octets[at:end])
-            at = end + len(END_OF_LINE)
+            line, at = octets[at:end], end + len(END_OF_LINE)
+            self._octets += len(line) + len(END_OF_LINE)
+            if self._octets > self._limit:
+                raise HeadRefused(self._too_large())
+            if self.head is None:
+                self._before(line)
+            elif line:
+                self._field(self.head, line)
+            else:
+                self.is_whole = True
         return at
 
     def _judge_rest(self, rest: bytes) -> None:
@@ -125,25 +141,19 @@ class HeadReader:
         limit = self._limit
         return problems.target_too_long(limit) if self.head is None else problems.header_too_large(limit)
 
-    def _line(self, line: bytes) -> None:
-        self._octets += len(line) + len(END_OF_LINE)
-        if self._octets > self._limit:
-            raise HeadRefused(self._too_large())
-        if self.head is None:
-            if line or self._is_skipped:
-                self.head = _first_line(line)
-            self._is_skipped = True  # one empty line before the first (RFC 9112, 2.2)
-        elif line:
-            self._field(self.head, line)
-        else:
-            self.is_whole = True
+    def _before(self, line: bytes) -> None:
+        """Take the first line, or one empty line before it (RFC 9112, 2.2)."""
+        if line or self._is_skipped:
+            self.head = _first_line(line)
+        self._is_skipped = True
 
     def _field(self, head: Head, line: bytes) -> None:
         name, colon, value = line.partition(b":")
         # A line that is folded as long ago (RFC 9112, 5.2) begins with what is in no name.
-        if not colon or _TOKEN.fullmatch(name) is None or _FORBIDDEN.search(value):
+        known = _KNOWN.get(name)
+        if not colon or _FORBIDDEN.search(value) or (known is None and _TOKEN.fullmatch(name) is None):
             raise HeadRefused(problems.not_http())
-        name, value = name.lower(), value.strip(b" \t")
+        name, value = known or name.lower(), value.strip(b" \t")
         if name == b"content-length":
             self._announce(head, _length_of(value))
         elif name == b"transfer-encoding":

@@ -6,7 +6,7 @@ off in mid-sentence sees a reset instead of the answer.
 """
 
 import json
-import secrets
+import os
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ class ExchangeRequest:
         self.channel = channel
         self.head = head
         self.path = path_of(head.target)
-        self.request_id = secrets.token_hex(8)
+        self.request_id = os.urandom(8).hex()
         self.is_whole = False
         self.is_answered = False
         edge = self._edge = channel.listener.edge
@@ -103,7 +103,8 @@ class ExchangeRequest:
             body: all of it, where it is here already.
         """
         if body is not None:
-            self.take(body)
+            if body:
+                self.take(body)
             self._is_here()
         self._work = Deferred.fromCoroutine(self._answer())
         self._work.addErrback(self._failed)
@@ -176,7 +177,7 @@ class ExchangeRequest:
         if not is_hosted or not is_target(head.method, head.target):
             self._charge(None)
             raise Refused(problems.not_http())
-        found = self._edge.router.find(head.method.decode("latin-1"), self.path)
+        found = self._edge.router.find(head.method, self.path)
         if isinstance(found, Problem):
             self._charge(None)
             raise Refused(found)
@@ -233,9 +234,11 @@ class ExchangeRequest:
 
     def _idempotency_key(self) -> str | None:
         keys = self.head.values(b"idempotency-key")
+        if not keys:
+            return None
         if len(keys) > 1 or any(not 0 < len(key) <= IDEMPOTENCY_KEY_LIMIT or not key.isascii() for key in keys):
             raise Refused(problems.bad_idempotency_key(IDEMPOTENCY_KEY_LIMIT))
-        return keys[0].decode() if keys else None
+        return keys[0].decode()
 
     async def _whole_body(self, route: Route) -> bool:
         """Wait until the body is here; return whether it was not."""
