@@ -114,13 +114,9 @@ class Sessions:
         if self._is_idle(session):
             self.close(session)
             return None
-        self.note_use(session)
-        return session
-
-    def note_use(self, session: Session) -> None:
-        """A session that lives is used now."""
         session.used_at = self._now()
         self._by_token[session.token_sha256] = self._by_token.pop(session.token_sha256)
+        return session
 
     def all(self) -> list[Session]:
         """Return the sessions that live, the longest unused first."""
@@ -146,6 +142,10 @@ class Sessions:
         """End a session; one that has ended already may be given."""
         session.is_closed = True
         self._by_token.pop(session.token_sha256, None)
+
+    def _sort(self) -> None:
+        """Put the table in order, after uses that were learned of later."""
+        self._by_token = dict(sorted(self._by_token.items(), key=lambda item: item[1].used_at))
 
     def _expire(self) -> None:
         for session in list(self._by_token.values()):

@@ -77,7 +77,7 @@ def _parsed(parse: Callable[..., Any], reactor: IReactorCore, option: str, descr
     except TypeError as error:
         text = f"{option} {description!r} is not an endpoint: it has too few arguments, or too many."
         raise ConfigError(f"{text} Accepted: {accepted}.") from error
-    except (ValueError, KeyError, OSError) as error:
+    except (LookupError, ValueError, OSError) as error:
         raise ConfigError(f"{option} {description!r} is not an endpoint: {error}. Accepted: {accepted}.") from error
 
 

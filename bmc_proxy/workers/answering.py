@@ -51,7 +51,7 @@ class Answers:
                 await self._end(record)
                 return Done()
             case Used():
-                self._sessions.used(record.ids)
+                self._sessions.used(record)
                 return Done()
             case LookAtLock():
                 return Locked(await administration.is_locked(record.name))

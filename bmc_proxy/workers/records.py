@@ -108,9 +108,14 @@ class EndSession:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Asked: note that these sessions were used."""
+    """Asked: note that these sessions were used.
+
+    Attributes:
+        ages_ms: how long ago each of them was used last.
+    """
 
     ids: tuple[str, ...]
+    ages_ms: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +295,7 @@ def _value(kind: Any, hint: Any, value: Any) -> Any:
     if hint is Asker:
         return _record(Asker, value)
     if get_origin(hint) is tuple:
-        if isinstance(value, list) and all(type(each) is str for each in value):
+        if isinstance(value, list) and all(type(each) is get_args(hint)[0] for each in value):
             return tuple(value)
     elif type(value) in (get_args(hint) if isinstance(hint, UnionType) else (hint,)):
         return value

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bmc_proxy.sessions import LIMIT, Session, digest
-from bmc_proxy.workers.records import RecordRefused, SessionIs
+from bmc_proxy.workers.records import RecordRefused, SessionIs, Used
 
 
 class Replica:
@@ -21,14 +21,13 @@ class Replica:
         self._end = end
         self._by_token: dict[bytes, Session] = {}
         self._by_id: dict[str, Session] = {}
-        self._used: set[str] = set()
+        self._used: dict[str, float] = {}  # when, by id
 
     def use(self, token: str) -> Session | None:
         """As `SessionTable.use`."""
         session = self._by_token.get(digest(token))
         if session is not None:
-            session.used_at = self._now()
-            self._used.add(session.id)
+            session.used_at = self._used[session.id] = self._now()
         return session
 
     def all(self) -> list[Session]:
@@ -71,12 +70,13 @@ class Replica:
         if session is not None:
             session.is_closed = True
             self._by_token.pop(session.token_sha256, None)
-            self._used.discard(session_id)
+            self._used.pop(session_id, None)
 
-    def take_used(self) -> tuple[str, ...]:
-        """Return which sessions were used since the last call."""
-        used, self._used = tuple(self._used), set()
-        return used
+    def take_used(self) -> Used | None:
+        """Return which sessions were used since the last call; None for none."""
+        used, self._used = self._used, {}
+        now = self._now()
+        return Used(tuple(used), tuple(round((now - at) * 1000) for at in used.values())) if used else None
 
 
 def _octets(text: str) -> bytes:

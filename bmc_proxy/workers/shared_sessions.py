@@ -1,9 +1,9 @@
 """The table of sessions in the first process, of which each worker has a replica."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from bmc_proxy.sessions import Session, Sessions
-from bmc_proxy.workers.records import Record, SessionEnded, SessionIs
+from bmc_proxy.workers.records import Record, SessionEnded, SessionIs, Used
 
 # How often a worker tells which sessions were used there.
 USED_EVERY_S = 1.0
@@ -58,12 +58,14 @@ class SharedSessions(Sessions):
         """As `Sessions.settled`."""
         await self._confirm()
 
-    def used(self, ids: Iterable[str]) -> None:
-        """Note that sessions were used just now; those that have ended may be among them."""
-        sessions = {session.id: session for session in self.all()}
-        for each in ids:
-            if each in sessions:
-                self.note_use(sessions[each])
+    def used(self, told: Used) -> None:
+        """Note when sessions were used; those that have ended may be among them."""
+        sessions, now = {session.id: session for session in self.all()}, self._now()
+        for session_id, age_ms in zip(told.ids, told.ages_ms, strict=False):
+            if session_id in sessions:
+                session = sessions[session_id]
+                session.used_at = max(session.used_at, min(now, now - age_ms / 1000))
+        self._sort()
 
     def _tell_of_change(self, session: Session) -> None:
         if not session.is_closed:

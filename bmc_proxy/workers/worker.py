@@ -39,7 +39,6 @@ from bmc_proxy.workers.records import (
     SessionEnded,
     SessionIs,
     SetUp,
-    Used,
 )
 from bmc_proxy.workers.replica import Replica
 from bmc_proxy.workers.shared_sessions import USED_EVERY_S
@@ -170,7 +169,7 @@ class Worker:
         def told(_result: object) -> None:
             self._telling = None
 
-        self._telling = Deferred.fromCoroutine(self._pipe.ask_for(Used(used), Done))
+        self._telling = Deferred.fromCoroutine(self._pipe.ask_for(used, Done))
         self._telling.addErrback(_given_up).addBoth(told)
 
     # The end
