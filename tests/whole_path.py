@@ -6,7 +6,7 @@ ledger's own writer is a thread that is let alone, as everybody waits for it.
 
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
 from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
@@ -282,8 +283,11 @@ class WholePath:
         What is on the disk now is what the next one finds: the files as they are, with nothing closed.
         """
         assert self.agent is not None
+        ledger = self.agent.parts.ledger
+        with suppress(LedgerUnavailable):  # what was noted while the ledger was away has failed by then
+            ledger.change(lambda _connection: None)
         self.find_ledger()
-        self.agent.parts.ledger.change(lambda _connection: None)  # what was noted is written
+        ledger.change(lambda _connection: None)  # what was noted is written
         image = self._new_state_dir(self.state_dir)
         self._forget_agent()
         self.state_dir = image
