@@ -1,4 +1,7 @@
-"""The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
+"""The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things.
+
+Where it awaits, the disk or the key is at work, and its thread with other requests (`walks`).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +22,7 @@ from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
 from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Resumed, Signature
-from vmi_agent.ledger.writer import Ledger
+from vmi_agent.walks import recorded, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,10 @@ class Issued:
 
 
 class Issuing:
-    """Issues under the CA's newest generation into one ledger.
-
-    `issue` blocks on the disk and on the key: call it from a worker thread.
+    """Issues under the CA's newest generation.
 
     Args:
         current: returns the CA as it is now.
-        ledger: where intents and signatures are recorded.
         profiles: what leaves are; a requester gets the first that is for it.
         now: returns the aware UTC time.
     """
@@ -54,16 +54,14 @@ class Issuing:
     def __init__(
         self,
         current: Callable[[], Authority],
-        ledger: Ledger,
         profiles: Sequence[Profile],
         now: Callable[[], datetime],
     ) -> None:
         self._current = current
-        self._ledger = ledger
         self._profiles = profiles
         self._now = now
 
-    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
+    async def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
         """Return the certificate for a request: a new one, or the one that the same request got before.
 
         Args:
@@ -86,17 +84,17 @@ class Issuing:
 
         intent = self._intent(request, approved, authority, new_serial(), self._now())
         still_wanted()
-        outcome = self._ledger.record_intent(intent)
+        outcome = await recorded(intent)
         if isinstance(outcome, Resumed):
             # Only the very TBS that this agent would have recorded then: nobody gets to choose what is signed by
             # writing into the ledger, and agents with different profiles do not sign each other's.
             recorded_at = datetime.fromtimestamp(outcome.recorded_ms / 1000, UTC)
-            recorded = self._intent(request, approved, authority, outcome.serial, recorded_at)
-            if recorded.tbs == outcome.tbs:
-                intent = recorded
+            then = self._intent(request, approved, authority, outcome.serial, recorded_at)
+            if then.tbs == outcome.tbs:
+                intent = then
             else:
                 intent = replace(intent, instead_of=outcome.serial)
-                outcome = self._ledger.record_intent(intent)
+                outcome = await recorded(intent)
         match outcome:
             case AlreadyIssued(serial, tbs, signature):
                 leaf = assemble(tbs, signature)
@@ -108,9 +106,7 @@ class Issuing:
                 raise ClosedOff("another agent, which stamps other certificates, is asked the same at the same time")
 
         request_key = approved.csr.request.public_key()
-        leaf, is_new = sign_recorded(
-            intent, authority, self._ledger, self._now, approved.csr.request.subject, request_key
-        )
+        leaf, is_new = await sign_recorded(intent, authority, self._now, approved.csr.request.subject, request_key)
         return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new)
 
     def _intent(
@@ -146,10 +142,9 @@ class Issuing:
         )
 
 
-def sign_recorded(
+async def sign_recorded(
     intent: Intent,
     authority: Authority,
-    ledger: Ledger,
     now: Callable[[], datetime],
     subject: x509.Name,
     public_key: CertificatePublicKeyTypes,
@@ -171,10 +166,10 @@ def sign_recorded(
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
     """
-    signature = authority.custody.sign(intent.tbs)
+    signature = await signed(authority.custody, intent.tbs)
     certificate = assemble(intent.tbs, signature)
     _check(certificate, authority, subject, public_key)
-    kept = ledger.record_signature(
+    kept = await recorded(
         Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
     )
     if not kept.is_first:

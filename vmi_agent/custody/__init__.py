@@ -13,7 +13,13 @@ class CustodyError(Exception):
 
 
 class Custody(Protocol):
-    """A CA key that signs and is never seen."""
+    """A CA key that signs and is never seen.
+
+    Attributes:
+        is_elsewhere: signing waits for something outside of this process.
+    """
+
+    is_elsewhere: bool
 
     @property
     def public_key(self) -> CertificateIssuerPublicKeyTypes:

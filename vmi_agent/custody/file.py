@@ -31,6 +31,8 @@ class FileCustody:
         CustodyError: it is of another kind.
     """
 
+    is_elsewhere = False
+
     def __init__(self, key: CertificateIssuerPrivateKeyTypes) -> None:
         self._key = key
         self._public_key = key.public_key()

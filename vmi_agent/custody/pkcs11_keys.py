@@ -73,6 +73,8 @@ class Pkcs11Custody:
     Any thread may sign; `SESSIONS` do so at once. After a fork it is the parent's alone.
     """
 
+    is_elsewhere = True
+
     def __init__(self, login: Login, name: KeyUri, public_key: PublicKey) -> None:
         self._login = login
         self._name = name

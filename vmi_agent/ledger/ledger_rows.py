@@ -8,16 +8,32 @@ recorded.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, update
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, idempotency, issuance
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
+
+# Executed for every certificate: as text, which SQLAlchemy has not to compile and SQLite prepares once.
+_COLUMNS = (
+    *("serial", "root_generation", "profile", "user", "method", "address", "request_digest", "csr_sha256"),
+    *("key_sha256", "subject", "not_before", "not_after", "recorded_ms", "tbs"),
+)
+_values = attrgetter(*_COLUMNS)
+_INSERT = (
+    f"INSERT INTO issuance (status, {', '.join(_COLUMNS)})"  # noqa: S608  # names of our own columns
+    f" VALUES ('{PENDING}'{', ?' * len(_COLUMNS)})"
+)
+_COMPLETE = f"UPDATE issuance SET status = '{ISSUED}', signature = ?, issued_ms = ? WHERE serial = ?"  # noqa: S608  # a word of our own
+_REMEMBER = (
+    "INSERT INTO idempotency (token, csr_sha256, serial) VALUES (?, ?, ?)"
+    " ON CONFLICT (token) DO UPDATE SET serial = excluded.serial"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,29 +181,26 @@ def record_signatures(connection: Connection, signatures: Sequence[Signature]) -
     """
     if not signatures:
         return []
-    found = {
-        row.serial: row
-        for row in connection.execute(
-            select(issuance.c.serial, issuance.c.status, issuance.c.signature, issuance.c.reason).where(
-                issuance.c.serial.in_([each.serial for each in signatures])
-            )
-        )
-    }
+    serials = tuple(each.serial for each in signatures)
+    rows = connection.exec_driver_sql(
+        f"SELECT serial, status, signature, reason FROM issuance WHERE serial {one_of(serials)}",  # noqa: S608  # no text of others
+        serials,
+    )
+    found = {row.serial: row for row in rows}
     recorded = {row.serial: row.signature for row in found.values() if row.status == ISSUED and row.reason is None}
     outcomes: list[Kept | None] = []
-    new: list[dict[str, object]] = []
+    new: list[tuple[bytes, int, bytes]] = []
     for each in signatures:
         if each.serial in recorded:
             outcomes.append(Kept(recorded[each.serial], is_first=False))
         elif each.serial in found and found[each.serial].status == PENDING:
             recorded[each.serial] = each.value
-            new.append({"of_serial": each.serial, "with_signature": each.value, "at_ms": each.issued_ms})
+            new.append((each.value, each.issued_ms, each.serial))
             outcomes.append(Kept(each.value, is_first=True))
         else:
             outcomes.append(None)
     if new:
-        values = {"status": ISSUED, "signature": bindparam("with_signature"), "issued_ms": bindparam("at_ms")}
-        connection.execute(update(issuance).where(issuance.c.serial == bindparam("of_serial")).values(values), new)
+        connection.exec_driver_sql(_COMPLETE, new)
     return outcomes
 
 
@@ -207,9 +220,9 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
     outcomes: list[Outcome] = []
     new: list[Intent] = []
-    tokens: list[dict[str, bytes]] = []
-    for intent in intents:
-        question = (intent.request_digest, intent.root_generation)
+    tokens: list[tuple[bytes, bytes, bytes]] = []
+    for intent, digest in zip(intents, digests, strict=True):
+        question = (digest, intent.root_generation)
         token = intent.idempotency_token
         known = by_token.get(token) if token else None
         # A key's certificate that may not be given again does not hide the one that the same CSR got since.
@@ -234,18 +247,14 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             serial = intent.serial
         if token is not None:
             taken[token] = intent.csr_sha256
-            tokens.append({"token": token, "csr_sha256": intent.csr_sha256, "serial": serial})
+            tokens.append((token, intent.csr_sha256, serial))
     closed_off = [serial for each in outcomes if isinstance(each, Recorded) for serial in each.closed_off]
     if closed_off:
         connection.execute(update(issuance).where(issuance.c.serial.in_(closed_off)).values(status=ABANDONED))
     if new:
-        connection.execute(insert(issuance), [_row(intent) for intent in new])
+        connection.exec_driver_sql(_INSERT, list(map(_values, new)))
     if tokens:
-        statement = upsert(idempotency)
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["token"], set_={"serial": statement.excluded.serial}),
-            tokens,
-        )
+        connection.exec_driver_sql(_REMEMBER, tokens)
     return outcomes
 
 
@@ -259,12 +268,6 @@ def _resumable(waiting: Sequence[Any], intent: Intent) -> Any:
 
 def _is_among(waiting: Sequence[Any], serial: bytes | None) -> bool:
     return serial is not None and any(each.serial == serial for each in waiting)
-
-
-def _row(intent: Intent) -> dict[str, Any]:
-    row = {column.name: getattr(intent, column.name, None) for column in issuance.columns}
-    del row["id"]
-    return row | {"status": PENDING}
 
 
 def digest_of(user: str, value: bytes) -> bytes:
