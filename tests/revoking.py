@@ -42,6 +42,8 @@ class KeyAway:
         custody: has the key.
     """
 
+    is_elsewhere = True
+
     def __init__(self, custody: Custody) -> None:
         self._custody = custody
         self.is_away = True

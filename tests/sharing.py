@@ -30,6 +30,8 @@ class WaitingKey:
         signed: what it was asked to sign.
     """
 
+    is_elsewhere = True
+
     def __init__(self, custody: Custody) -> None:
         self._custody = custody
         self.asked = threading.Event()
@@ -70,7 +72,7 @@ def two_agents(state_dir: Path, time: Time, **second: Any) -> Iterator[tuple[Age
 
 def leaf_of(agent: Agent, csr: bytes, **options: Any) -> bytes:
     """Ask an agent to sign; return the leaf."""
-    answer = agent.dispatch.sign(request(csr, **options), sha256(csr).digest(), always).answer
+    answer = agent.sign(request(csr, **options), sha256(csr).digest(), always).answer
     assert isinstance(answer, Signed), answer
     return answer.chain[0]
 

@@ -63,6 +63,8 @@ def _nothing() -> None:
 class Meanwhile:
     """Custody of a key that is used while something else happens, once."""
 
+    is_elsewhere = True
+
     def __init__(self, custody: Custody) -> None:
         self._custody = custody
         self.happens: Callable[[], object] = _nothing

@@ -55,6 +55,8 @@ class BreakableCustody:
         unrecorded: what it was to sign and was in no intent.
     """
 
+    is_elsewhere = True
+
     def __init__(self, custody: Custody, ledger: Ledger) -> None:
         self.state = "good"
         self.unrecorded: list[bytes] = []
@@ -102,6 +104,7 @@ class AgentLife:
             dispatch=self.parts.dispatch,
             make_hello=lambda: replace(AGENT_HELLO, window=WINDOW),
             in_thread=self._in_thread,
+            as_walk=partial(self._in_thread, self.parts.go),
             at_once=AT_ONCE,
             max_requests=MAX_REQUESTS,
             note=self._note,

@@ -8,16 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
-from vmi_agent.errors import ClosedOff, Refused, SelfCheckFailed
+from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
@@ -105,8 +101,7 @@ class Issuing:
             case Resumed(serial) if serial != intent.serial:
                 raise ClosedOff("another agent, which stamps other certificates, is asked the same at the same time")
 
-        request_key = approved.csr.request.public_key()
-        leaf, is_new = await sign_recorded(intent, authority, self._now, approved.csr.request.subject, request_key)
+        leaf, is_new = await sign_recorded(intent, authority, self._now, csr.subject, csr.public_key_info)
         return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new)
 
     def _intent(
@@ -146,15 +141,15 @@ async def sign_recorded(
     intent: Intent,
     authority: Authority,
     now: Callable[[], datetime],
-    subject: x509.Name,
-    public_key: CertificatePublicKeyTypes,
+    subject: bytes,
+    public_key_info: bytes,
 ) -> tuple[bytes, bool]:
     """Sign an intent that is on disk, check what came out, record the signature.
 
     Args:
         authority: whose key signs.
         now: returns the aware UTC time.
-        subject, public_key: what the certificate is to be for.
+        subject, public_key_info: whom the certificate is to be for, in DER.
 
     Returns:
         The certificate in DER, and whether its signature is this one: where another agent signed the same TBS, and its
@@ -168,29 +163,14 @@ async def sign_recorded(
     """
     signature = await signed(authority.custody, intent.tbs)
     certificate = assemble(intent.tbs, signature)
-    _check(certificate, authority, subject, public_key)
+    authority.self_check.check(certificate, subject, public_key_info)
     kept = await recorded(
         Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
     )
     if not kept.is_first:
         certificate = assemble(intent.tbs, kept.value)
-        _check(certificate, authority, subject, public_key)
+        authority.self_check.check(certificate, subject, public_key_info)
     return certificate, kept.is_first
-
-
-def _check(der: bytes, authority: Authority, subject: x509.Name, public_key: CertificatePublicKeyTypes) -> None:
-    """Read a certificate back with eyes that did not write it: signature, issuer, public key, validity."""
-    issuer = authority.certificate
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.verify_directly_issued_by(issuer)
-        same_key = certificate.public_key() == public_key
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise SelfCheckFailed(f"the certificate does not verify under the CA: {error!r}") from error
-    if not same_key or certificate.subject != subject:
-        raise SelfCheckFailed("the certificate's subject or public key is not the one that was asked for")
-    if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
-        raise SelfCheckFailed("the certificate outlives its issuer")
 
 
 def utc_now() -> datetime:

@@ -4,8 +4,10 @@ ECDSA with P-256 takes SHA-256, P-384 takes SHA-384 (RFC 5758, 3.2); RSA is PKCS
 with SHA-384 (RFC 4055, 5); Ed25519 (RFC 8410) and ML-DSA (RFC 9881) hash for themselves.
 """
 
+from typing import Any
+
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from vmi_agent.custody import CustodyError
@@ -60,3 +62,11 @@ def hash_of(public_key: PublicKeyTypes) -> hashes.SHA256 | hashes.SHA384 | None:
         case "p256" | "rsa2048" | "rsa3072":
             return hashes.SHA256()
     return None
+
+
+def parameters_of(public_key: PublicKeyTypes) -> tuple[Any, ...]:
+    """Return what this key's `verify`, and `sign` of its private half, take behind the data. Raises as `key_type_of`."""
+    algorithm = hash_of(public_key)
+    if algorithm is None:
+        return ()
+    return (padding.PKCS1v15(), algorithm) if isinstance(public_key, rsa.RSAPublicKey) else (ec.ECDSA(algorithm),)

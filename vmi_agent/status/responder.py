@@ -209,7 +209,7 @@ class Responders:
             recorded_ms=milliseconds(now),
         )
         self._ledger.record_intent(intent)
-        der, _ = alone(sign_recorded(intent, authority, self._now, name, key.public_key()), self._ledger)
+        der, _ = alone(sign_recorded(intent, authority, self._now, name.public_bytes(), key_info), self._ledger)
         return x509.load_der_x509_certificate(der)
 
 
