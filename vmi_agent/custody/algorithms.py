@@ -65,7 +65,7 @@ def hash_of(public_key: PublicKeyTypes) -> hashes.SHA256 | hashes.SHA384 | None:
 
 
 def parameters_of(public_key: PublicKeyTypes) -> tuple[Any, ...]:
-    """Return what this key's `verify`, and `sign` of its private half, take behind the data. Raises as `key_type_of`."""
+    """Return what `verify`, and `sign` of the private half, take behind the data. Raises as `key_type_of` does."""
     algorithm = hash_of(public_key)
     if algorithm is None:
         return ()
