@@ -16,7 +16,7 @@ from csrs import make_csr
 from sqlalchemy import Connection
 
 from vmi_agent.ca.certificate import SERIAL_OCTETS
-from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.issuing import milliseconds
 from vmi_agent.status import revocation
 from vmi_agent.status.revocation import Reason
@@ -42,7 +42,7 @@ class KeyAway:
         custody: has the key.
     """
 
-    is_elsewhere = True
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody) -> None:
         self._custody = custody

@@ -12,7 +12,7 @@ from agents import Agent, Time, always, open_agent, request
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from protocol.records import Signed
-from vmi_agent.custody import Custody
+from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import reading
@@ -30,7 +30,7 @@ class WaitingKey:
         signed: what it was asked to sign.
     """
 
-    is_elsewhere = True
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody) -> None:
         self._custody = custody

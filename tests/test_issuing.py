@@ -213,7 +213,7 @@ class WatchingCustody:
         self.seen: list[tuple[str, bytes]] = []
         self.asked_for: list[bytes] = []
         self.sign_something_else = False
-        self.is_elsewhere = inner.is_elsewhere
+        self.pace = inner.pace
 
     @property
     def public_key(self) -> Any:

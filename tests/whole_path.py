@@ -33,7 +33,7 @@ from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
-from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
@@ -55,7 +55,7 @@ class BreakableCustody:
         unrecorded: what it was to sign and was in no intent.
     """
 
-    is_elsewhere = True
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody, ledger: Ledger) -> None:
         self.state = "good"

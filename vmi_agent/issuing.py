@@ -18,7 +18,7 @@ from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
 from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Resumed, Signature
-from vmi_agent.walks import recorded, signed
+from vmi_agent.walks import made, recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,14 @@ async def sign_recorded(
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
     """
-    signature = await signed(authority.custody, intent.tbs)
-    certificate = assemble(intent.tbs, signature)
-    authority.self_check.check(certificate, subject, public_key_info)
+
+    def sign() -> tuple[bytes, bytes]:
+        signature = authority.custody.sign(intent.tbs)
+        certificate = assemble(intent.tbs, signature)
+        authority.self_check.check(certificate, subject, public_key_info)
+        return signature, certificate
+
+    signature, certificate = await made(authority.custody, sign)
     kept = await recorded(
         Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
     )

@@ -196,7 +196,7 @@ class AgentApplication:
         responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
         responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
         issuing = Issuing(lambda: generations.current, self._profiles, utc_now)
-        self._walks = Walks(ledger, partial(self._reactor.callFromThread, _deliver))
+        self._walks = Walks(ledger, partial(self._reactor.callFromThread, _deliver), config.signers)
         report = partial(_report, "request failed")
         self._server = AgentServer(
             clock=self._reactor,

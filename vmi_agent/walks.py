@@ -1,35 +1,34 @@
-"""Requests on their way, each as if it were alone, by few threads and with few syncs of the disk.
+"""Requests on their way, each as if it were alone, in one thread and with few syncs of the disk.
 
 Theory of operation. What a request leads to is a coroutine that reads from top to bottom. Where it needs the disk or
-the key it awaits `recorded` or `signed`, and its thread goes on with the others that are there. What these want
-recorded goes to the ledger as one job, so that requests that come together share the sync of the disk, and the switch
-to another thread and back; meanwhile another thread judges and signs. Each has its own outcome: an error is thrown
-where that one awaits, and into no other.
+the key it awaits `recorded` or `made`, and the thread goes on with the others that are there. What these want recorded
+goes to the ledger as one job, so that requests that come together share the sync of the disk and the switches between
+threads; while it syncs, others are judged and signed. Each has its own outcome: an error is thrown where that one
+awaits, and into no other.
 
-A thread takes what is there in one turn, up to so many and so long: nobody waits long behind neighbours whose keys are
-slow to judge. The keys of this process sign in the same thread, which is quick or takes a core; for a key elsewhere
-(a token) there are threads that wait.
+A turn ends after so many steps or so much time, and what it has is on its way to the disk: nobody waits long behind
+neighbours whose keys are slow to judge. Signatures that cost less than handing them to another thread are made in this
+one; others have threads of their own, as many as there are cores, or as many as may wait for a token.
 """
 
 import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
-from vmi_agent.custody import Custody
+from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature
 from vmi_agent.ledger.writer import Ledger, Work
 
-# A thread's turn ends after so many steps of walks, or with the one that this time is over in.
 MOST_STEPS = 64
 TURN_S = 0.004
-# More wait for a token than have a place in it (`pkcs11_keys.SESSIONS`).
-TOKEN_THREADS = 16
 
 T = TypeVar("T")
 
@@ -47,21 +46,21 @@ class Recording(Generic[T]):
         return result
 
 
-class Signing:
-    """Awaited for the signature over a TBS; raises as `Custody.sign` does."""
+class Making(Generic[T]):
+    """Awaited for what a call returns that signs with a key; raises what the call raises."""
 
-    __slots__ = ("custody", "tbs")
+    __slots__ = ("call", "pace")
 
-    def __init__(self, custody: Custody, tbs: bytes) -> None:
-        self.custody = custody
-        self.tbs = tbs
+    def __init__(self, pace: Pace, call: Callable[[], T]) -> None:
+        self.pace = pace
+        self.call = call
 
-    def __await__(self) -> Generator["Wish", Any, bytes]:
-        signature: bytes = yield self
-        return signature
+    def __await__(self) -> Generator["Wish", Any, T]:
+        result: T = yield self
+        return result
 
 
-Wish = Recording[Any] | Signing
+Wish = Recording[Any] | Making[Any]
 # What a request leads to. It catches what it can answer; whatever else it raises ends it alone.
 Walk = Coroutine[Wish, Any, T]
 
@@ -77,9 +76,9 @@ def recorded(work: Work) -> Recording[Any]:
     return Recording(work)
 
 
-def signed(custody: Custody, tbs: bytes) -> Signing:
-    """Return what is awaited for the signature over a TBS."""
-    return Signing(custody, tbs)
+def made(custody: Custody, call: Callable[[], T]) -> Making[T]:
+    """Return what is awaited for a call that signs with this key, and does what else of it takes time."""
+    return Making(custody.pace, call)
 
 
 def alone(walk: Walk[T], ledger: Ledger) -> T:
@@ -92,80 +91,81 @@ def alone(walk: Walk[T], ledger: Ledger) -> T:
             result: T = end.value
             return result
         try:
-            news = _sign(wish) if isinstance(wish, Signing) else ledger.record(wish.work)
+            news = wish.call() if isinstance(wish, Making) else ledger.record(wish.work)
         except Exception as error:  # noqa: BLE001  # it is raised where the walk awaits
             news = error
 
 
 class Walks:
-    """The threads.
+    """The thread, and those that sign.
 
     Args:
         ledger: records.
-        deliver: told of walks that are over, in one of the threads: what was given to `begin` for it, and what the walk
+        deliver: told of walks that are over, in the thread: what was given to `begin` for it, and what the walk
             returned, or the exception that ended it.
-        threads: how many go on with walks at once.
+        at_once: how many may wait for a key elsewhere.
     """
 
-    def __init__(
-        self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], threads: int | None = None
-    ) -> None:
+    def __init__(self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], at_once: int) -> None:
         self._ledger = ledger
         self._deliver = deliver
         # Walks that can go on, and with what news: the result of what they await.
-        self._ready: queue.SimpleQueue[tuple[_UnderWay, Any] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Sequence[tuple[_UnderWay, Any]] | None] = queue.SimpleQueue()
         self._under_way = 0
-        self._changed = threading.Condition()
-        cores = len(os.sched_getaffinity(0))
-        self._threads = [threading.Thread(target=self._work, name=f"walks-{n}") for n in range(threads or cores)]
-        self._token_threads = ThreadPoolExecutor(TOKEN_THREADS, thread_name_prefix="token")  # made as they are needed
+        self._none_under_way = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="walks")
+        # Their threads are made as they are needed.
+        self._signers = {
+            Pace.SLOW: ThreadPoolExecutor(len(os.sched_getaffinity(0)), "signing"),
+            Pace.ELSEWHERE: ThreadPoolExecutor(at_once, "token"),
+        }
 
     def start(self) -> None:
         """Take walks from now on."""
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def begin(self, walk: Walk[Any], token: object) -> None:
         """Begin a walk; `deliver` gets the token with its result. Does not block."""
-        with self._changed:
+        with self._none_under_way:
             self._under_way += 1
-        self._ready.put((_UnderWay(walk, token), None))
+        self._ready.put([(_UnderWay(walk, token), None)])
 
     def stop(self) -> None:
         """Wait until all that began is over, then end the threads. Nothing may begin afterwards."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way == 0)
+        with self._none_under_way:
+            self._none_under_way.wait_for(lambda: self._under_way == 0)
         self._ready.put(None)
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
-        self._token_threads.shutdown()
+        self._thread.join()
+        for signers in self._signers.values():
+            signers.shutdown()
 
     def _work(self) -> None:
-        while (first := self._ready.get()) is not None:
+        ready: deque[tuple[_UnderWay, Any]] = deque()
+        while True:
+            if not ready:
+                found = self._ready.get()
+                if found is None:
+                    return
+                ready.extend(found)
             turn = _Turn()
-            self._take_turn(turn, *first)
+            self._take_turn(turn, ready)
             if turn.to_record:
                 self._ledger.record_later([wish.work for _, wish in turn.to_record], partial(self._recorded, turn))
             if turn.over:
                 self._end(turn.over)
-        self._ready.put(None)  # for the next thread
 
-    def _take_turn(self, turn: "_Turn", walk: "_UnderWay", news: Any) -> None:
-        """Go on with a walk and with others that are ready."""
+    def _take_turn(self, turn: "_Turn", ready: deque[tuple["_UnderWay", Any]]) -> None:
+        """Go on with walks that are ready, and with those that get ready meanwhile."""
         ends_at = time.monotonic() + TURN_S
-        for step in range(1, MOST_STEPS + 1):
-            self._go_on(turn, walk, news)
-            if step == MOST_STEPS or time.monotonic() >= ends_at:
+        for _ in range(MOST_STEPS):
+            self._go_on(turn, *ready.popleft())
+            if time.monotonic() >= ends_at:
                 return
-            try:
-                ready = self._ready.get_nowait()
-            except queue.Empty:
+            if not ready:
+                with suppress(queue.Empty):
+                    ready.extend(self._ready.get_nowait() or ())
+            if not ready:
                 return
-            if ready is None:
-                self._ready.put(None)
-                return
-            walk, news = ready
 
     def _go_on(self, turn: "_Turn", walk: "_UnderWay", news: Any) -> None:
         """Go on with a walk until it needs others, or is over."""
@@ -181,24 +181,23 @@ class Walks:
             if isinstance(wish, Recording):
                 turn.to_record.append((walk, wish))
                 return
-            if wish.custody.is_elsewhere:
-                self._token_threads.submit(self._sign_elsewhere, walk, wish)
+            if wish.pace is not Pace.QUICK:
+                self._signers[wish.pace].submit(self._make, walk, wish)
                 return
             news = _attempt(wish)
 
-    def _sign_elsewhere(self, walk: "_UnderWay", wish: Signing) -> None:
-        self._ready.put((walk, _attempt(wish)))
+    def _make(self, walk: "_UnderWay", wish: Making[Any]) -> None:
+        self._ready.put([(walk, _attempt(wish))])
 
     def _recorded(self, turn: "_Turn", outcomes: Sequence[Any]) -> None:
-        for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True):
-            self._ready.put((walk, outcome))
+        self._ready.put([(walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True)])
 
     def _end(self, over: Sequence[tuple[Any, Any]]) -> None:
         self._deliver(over)
-        with self._changed:
+        with self._none_under_way:
             self._under_way -= len(over)
             if self._under_way == 0:
-                self._changed.notify_all()
+                self._none_under_way.notify_all()
 
 
 class _UnderWay:
@@ -212,7 +211,7 @@ class _UnderWay:
 
 
 class _Turn:
-    """What came of one thread's turn: what is to be recorded, and what is over."""
+    """What came of a turn: what is to be recorded, and what is over."""
 
     __slots__ = ("over", "to_record")
 
@@ -221,12 +220,9 @@ class _Turn:
         self.over: list[tuple[Any, Any]] = []
 
 
-def _sign(wish: Signing) -> bytes:
-    return wish.custody.sign(wish.tbs)
-
-
-def _attempt(wish: Signing) -> bytes | BaseException:
+def _attempt(wish: Making[Any]) -> Any:
+    """Return what a call returns, or what it raises."""
     try:
-        return wish.custody.sign(wish.tbs)
+        return wish.call()
     except BaseException as error:  # noqa: BLE001  # it is raised where the walk awaits
         return error

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from vmi_agent.custody import CustodyError
+from vmi_agent.custody import CustodyError, Pace
 
 _ALGORITHM_IDENTIFIERS = {
     "p256": bytes.fromhex("300a06082a8648ce3d040302"),
@@ -70,3 +70,8 @@ def parameters_of(public_key: PublicKeyTypes) -> tuple[Any, ...]:
     if algorithm is None:
         return ()
     return (padding.PKCS1v15(), algorithm) if isinstance(public_key, rsa.RSAPublicKey) else (ec.ECDSA(algorithm),)
+
+
+def pace_of(public_key: PublicKeyTypes) -> Pace:
+    """Return how long this process takes to sign with a key and to verify what it signed. Raises as `key_type_of`."""
+    return Pace.QUICK if key_type_of(public_key) in ("p256", "ed25519") else Pace.SLOW

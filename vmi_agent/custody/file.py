@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.custody import CustodyError
-from vmi_agent.custody.algorithms import parameters_of
+from vmi_agent.custody.algorithms import pace_of, parameters_of
 from vmi_agent.custody.pkcs8 import encrypt
 
 
@@ -30,11 +30,10 @@ class FileCustody:
         CustodyError: it is of another kind.
     """
 
-    is_elsewhere = False
-
     def __init__(self, key: CertificateIssuerPrivateKeyTypes) -> None:
         self._key = key
         self._public_key = key.public_key()
+        self.pace = pace_of(self._public_key)
         self._parameters = parameters_of(self._public_key)
         self._sign: Any = key.sign  # which takes these, whatever its kind
 

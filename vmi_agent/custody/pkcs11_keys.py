@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, SignMixin
 
 from protocol import der
-from vmi_agent.custody import CustodyError
+from vmi_agent.custody import CustodyError, Pace
 from vmi_agent.custody.algorithms import hash_of, parameters_of
 from vmi_agent.custody.pkcs11_login import Login, NotThere, login_to
 from vmi_agent.custody.pkcs11_module import WAIT_S
@@ -73,7 +73,7 @@ class Pkcs11Custody:
     Any thread may sign; `SESSIONS` do so at once. After a fork it is the parent's alone.
     """
 
-    is_elsewhere = True
+    pace = Pace.ELSEWHERE
 
     def __init__(self, login: Login, name: KeyUri, public_key: PublicKey) -> None:
         self._login = login
