@@ -17,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -61,6 +60,8 @@ class Making(Generic[T]):
 
 
 Wish = Recording[Any] | Making[Any]
+# Walks that can go on, and with what news: the result of what they await.
+Ready = Sequence[tuple["_UnderWay", Any]]
 # What a request leads to. It catches what it can answer; whatever else it raises ends it alone.
 Walk = Coroutine[Wish, Any, T]
 
@@ -109,15 +110,13 @@ class Walks:
     def __init__(self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], at_once: int) -> None:
         self._ledger = ledger
         self._deliver = deliver
-        # Walks that can go on, and with what news: the result of what they await.
-        self._ready: queue.SimpleQueue[Sequence[tuple[_UnderWay, Any]] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Ready | None] = queue.SimpleQueue()
         self._under_way = 0
         self._none_under_way = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="walks")
-        # Their threads are made as they are needed.
         self._signers = {
-            Pace.SLOW: ThreadPoolExecutor(len(os.sched_getaffinity(0)), "signing"),
-            Pace.ELSEWHERE: ThreadPoolExecutor(at_once, "token"),
+            Pace.SLOW: _Signers(self._ready, len(os.sched_getaffinity(0))),
+            Pace.ELSEWHERE: _Signers(self._ready, at_once),
         }
 
     def start(self) -> None:
@@ -137,7 +136,7 @@ class Walks:
         self._ready.put(None)
         self._thread.join()
         for signers in self._signers.values():
-            signers.shutdown()
+            signers.stop()
 
     def _work(self) -> None:
         ready: deque[tuple[_UnderWay, Any]] = deque()
@@ -182,12 +181,9 @@ class Walks:
                 turn.to_record.append((walk, wish))
                 return
             if wish.pace is not Pace.QUICK:
-                self._signers[wish.pace].submit(self._make, walk, wish)
+                self._signers[wish.pace].put(walk, wish)
                 return
             news = _attempt(wish)
-
-    def _make(self, walk: "_UnderWay", wish: Making[Any]) -> None:
-        self._ready.put([(walk, _attempt(wish))])
 
     def _recorded(self, turn: "_Turn", outcomes: Sequence[Any]) -> None:
         self._ready.put([(walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True)])
@@ -198,6 +194,41 @@ class Walks:
             self._under_way -= len(over)
             if self._under_way == 0:
                 self._none_under_way.notify_all()
+
+
+class _Signers:
+    """Threads for one pace of keys, which are made when the first one signs.
+
+    Args:
+        ready: where walks go with what was made for them.
+        at_once: how many threads.
+    """
+
+    def __init__(self, ready: "queue.SimpleQueue[Ready | None]", at_once: int) -> None:
+        self._ready = ready
+        self._wishes: queue.SimpleQueue[tuple[_UnderWay, Making[Any]] | None] = queue.SimpleQueue()
+        self._at_once = at_once
+        self._threads: list[threading.Thread] = []
+
+    def put(self, walk: "_UnderWay", wish: Making[Any]) -> None:
+        """Make what a walk waits for, in its turn."""
+        self._wishes.put((walk, wish))
+        if not self._threads:
+            self._threads = [threading.Thread(target=self._work, name="signing") for _ in range(self._at_once)]
+            for thread in self._threads:
+                thread.start()
+
+    def stop(self) -> None:
+        """End the threads, which have nothing to do any more."""
+        self._wishes.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (found := self._wishes.get()) is not None:
+            walk, wish = found
+            self._ready.put([(walk, _attempt(wish))])
+        self._wishes.put(None)  # for the next thread
 
 
 class _UnderWay:

@@ -15,19 +15,20 @@ from sqlalchemy import Connection, update
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance, one_of
+from vmi_agent.ledger.earlier_rows import IssuedRow, PendingRow, Question, TokenRow
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance
+from vmi_agent.ledger.statements import execute, execute_many, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
 
-# Executed for every certificate: as text, which SQLAlchemy has not to compile and SQLite prepares once.
 _COLUMNS = (
-    *("serial", "root_generation", "profile", "user", "method", "address", "request_digest", "csr_sha256"),
+    *("serial", "root_generation", "profile", "user", "method", "address", "csr_sha256"),
     *("key_sha256", "subject", "not_before", "not_after", "recorded_ms", "tbs"),
 )
 _values = attrgetter(*_COLUMNS)
 _INSERT = (
-    f"INSERT INTO issuance (status, {', '.join(_COLUMNS)})"  # noqa: S608  # names of our own columns
-    f" VALUES ('{PENDING}'{', ?' * len(_COLUMNS)})"
+    f"INSERT INTO issuance (status, request_digest, {', '.join(_COLUMNS)})"  # noqa: S608  # names of our own columns
+    f" VALUES ('{PENDING}', ?{', ?' * len(_COLUMNS)})"
 )
 _COMPLETE = f"UPDATE issuance SET status = '{ISSUED}', signature = ?, issued_ms = ? WHERE serial = ?"  # noqa: S608  # a word of our own
 _REMEMBER = (
@@ -148,6 +149,8 @@ class Conflict:
     """The same requester used the same idempotency key for another CSR."""
 
 
+# What has no signature yet, in the ledger or in the batch that is about to be recorded.
+_Waiting = PendingRow | Intent
 Outcome = Recorded | Resumed | AlreadyIssued | Conflict
 
 
@@ -181,26 +184,24 @@ def record_signatures(connection: Connection, signatures: Sequence[Signature]) -
     """
     if not signatures:
         return []
-    serials = tuple(each.serial for each in signatures)
-    rows = connection.exec_driver_sql(
-        f"SELECT serial, status, signature, reason FROM issuance WHERE serial {one_of(serials)}",  # noqa: S608  # no text of others
-        serials,
-    )
-    found = {row.serial: row for row in rows}
-    recorded = {row.serial: row.signature for row in found.values() if row.status == ISSUED and row.reason is None}
+    serials = [each.serial for each in signatures]
+    statement = f"SELECT serial, status, signature, reason FROM issuance WHERE serial {one_of(serials)}"  # noqa: S608
+    rows = execute(connection, statement, serials)
+    recorded = {serial: value for serial, status, value, reason in rows if status == ISSUED and reason is None}
+    pending = {serial for serial, status, _, _ in rows if status == PENDING}
     outcomes: list[Kept | None] = []
     new: list[tuple[bytes, int, bytes]] = []
     for each in signatures:
         if each.serial in recorded:
             outcomes.append(Kept(recorded[each.serial], is_first=False))
-        elif each.serial in found and found[each.serial].status == PENDING:
+        elif each.serial in pending:
             recorded[each.serial] = each.value
             new.append((each.value, each.issued_ms, each.serial))
             outcomes.append(Kept(each.value, is_first=True))
         else:
             outcomes.append(None)
     if new:
-        connection.exec_driver_sql(_COMPLETE, new)
+        execute_many(connection, _COMPLETE, new)
     return outcomes
 
 
@@ -215,11 +216,11 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     digests = [intent.request_digest for intent in intents]
     since_ms = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
     by_digest = earlier_rows.issued_since(connection, digests, since_ms)
-    pending = earlier_rows.pending(connection, digests)
+    pending: dict[Question, Sequence[_Waiting]] = dict(earlier_rows.pending(connection, digests))
     by_token = earlier_rows.of_tokens(connection, [token for intent in intents if (token := intent.idempotency_token)])
     taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
     outcomes: list[Outcome] = []
-    new: list[Intent] = []
+    new: list[tuple[object, ...]] = []
     tokens: list[tuple[bytes, bytes, bytes]] = []
     for intent, digest in zip(intents, digests, strict=True):
         question = (digest, intent.root_generation)
@@ -242,7 +243,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             serial = resumable.serial
         else:
             outcomes.append(Recorded(tuple(each.serial for each in waiting)))
-            new.append(intent)
+            new.append((digest, *_values(intent)))
             pending[question] = [intent]
             serial = intent.serial
         if token is not None:
@@ -252,21 +253,21 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     if closed_off:
         connection.execute(update(issuance).where(issuance.c.serial.in_(closed_off)).values(status=ABANDONED))
     if new:
-        connection.exec_driver_sql(_INSERT, list(map(_values, new)))
+        execute_many(connection, _INSERT, new)
     if tokens:
-        connection.exec_driver_sql(_REMEMBER, tokens)
+        execute_many(connection, _REMEMBER, tokens)
     return outcomes
 
 
-def _may_be_answered_again(row: Any, intent: Intent) -> bool:
-    return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
+def _may_be_answered_again(row: IssuedRow | TokenRow, intent: Intent) -> bool:
+    return row.status == ISSUED and row.reason is None and row.root_generation == intent.root_generation
 
 
-def _resumable(waiting: Sequence[Any], intent: Intent) -> Any:
+def _resumable(waiting: Sequence[_Waiting], intent: Intent) -> _Waiting | None:
     return next((each for each in waiting if each.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS), None)
 
 
-def _is_among(waiting: Sequence[Any], serial: bytes | None) -> bool:
+def _is_among(waiting: Sequence[_Waiting], serial: bytes | None) -> bool:
     return serial is not None and any(each.serial == serial for each in waiting)
 
 

@@ -1,7 +1,7 @@
 """The ledger's file: its tables, their version, and how it is opened (SQLite through SQLAlchemy Core)."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,6 @@ def open_ledger(path: Path, *, for_writing: bool) -> Engine:
         connection.exec_driver_sql(begin_with)
 
     return engine
-
-
-def one_of(values: Sequence[object]) -> str:
-    """Return the condition, in SQL text, that something is one of so many parameters."""
-    return f"IN ({', '.join('?' * len(values))})"
 
 
 def _is_on_read_only_medium(path: Path) -> bool:
