@@ -115,8 +115,8 @@ class Walks:
         self._none_under_way = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="walks")
         self._signers = {
-            Pace.SLOW: _Signers(self._ready, len(os.sched_getaffinity(0))),
-            Pace.ELSEWHERE: _Signers(self._ready, at_once),
+            Pace.SLOW: _Signers(self._ready, len(os.sched_getaffinity(0)), TURN_S),
+            Pace.ELSEWHERE: _Signers(self._ready, at_once, 0.0),
         }
 
     def start(self) -> None:
@@ -202,10 +202,12 @@ class _Signers:
     Args:
         ready: where walks go with what was made for them.
         at_once: how many threads.
+        turn_s: how long a thread may keep what it made, while it makes more.
     """
 
-    def __init__(self, ready: "queue.SimpleQueue[Ready | None]", at_once: int) -> None:
+    def __init__(self, ready: "queue.SimpleQueue[Ready | None]", at_once: int, turn_s: float) -> None:
         self._ready = ready
+        self._turn_s = turn_s
         self._wishes: queue.SimpleQueue[tuple[_UnderWay, Making[Any]] | None] = queue.SimpleQueue()
         self._at_once = at_once
         self._threads: list[threading.Thread] = []
@@ -225,9 +227,21 @@ class _Signers:
             thread.join()
 
     def _work(self) -> None:
-        while (found := self._wishes.get()) is not None:
-            walk, wish = found
-            self._ready.put([(walk, _attempt(wish))])
+        found = self._wishes.get()
+        while found is not None:
+            ends_at = time.monotonic() + self._turn_s
+            ready = []
+            while found is not None:
+                walk, wish = found
+                ready.append((walk, _attempt(wish)))
+                if time.monotonic() >= ends_at:
+                    break
+                try:
+                    found = self._wishes.get_nowait()
+                except queue.Empty:
+                    break
+            self._ready.put(ready)
+            found = None if found is None else self._wishes.get()
         self._wishes.put(None)  # for the next thread
 
 
