@@ -295,6 +295,22 @@ def test_issue_checks_whom_the_certificate_is_for(tmp_path: Path, time: Time, ot
     assert [row["status"] for row in rows(tmp_path)] == ["issued"]
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [{"name": x509.Name([]).public_bytes()}, {"signature_algorithm": bytes.fromhex("300a06082a8648ce3d040303")}],
+    ids=["name", "algorithm"],
+)
+def test_issue_checks_what_the_certificate_says_of_its_issuer(
+    tmp_path: Path, time: Time, mistake: dict[str, bytes]
+) -> None:
+    """A certificate that names another issuer, or another algorithm than its CA signs with, is given to nobody."""
+    with issuing(tmp_path, time) as (opened, ca):
+        opened.issuing._current = lambda: replace(ca, issuer=replace(ca.issuer, **mistake))
+        with pytest.raises(SelfCheckFailed, match="does not verify under the CA"):
+            opened.issue(request(make_csr()), always)
+    assert [row["status"] for row in rows(tmp_path)] == ["pending"]
+
+
 def test_issue_checks_that_no_leaf_outlives_its_issuer(tmp_path: Path, time: Time) -> None:
     """Where the end of the issuer's validity was got wrong, nothing that ends after it is given to anybody."""
     with issuing(tmp_path, time, profile=Profile(validity=timedelta(days=8000))) as (opened, ca):

@@ -26,7 +26,7 @@ from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
 LONGEST_RETRY_AFTER_MS = 60_000
-# Anybody may ask for a certificate's status; signing has the rest of the threads' time.
+# Anybody may ask for a certificate's status; it has threads of its own, and no more of them.
 OCSP_AT_ONCE = 16
 OCSP_WAITING = 64
 

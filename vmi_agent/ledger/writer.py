@@ -35,7 +35,8 @@ from vmi_agent.ledger.turns import Turns
 MAX_BATCH = 256
 
 Work = Intent | Signature | Event
-# Gets, in the writer's thread, one outcome for each work, in their order: what it led to, or what it failed with.
+# Gets, in the writer's thread, one outcome for each work, in their order: what it led to, or what it failed with. It is
+# quick and raises nothing.
 Then = Callable[[Sequence[Any]], None]
 
 _Result = TypeVar("_Result")
