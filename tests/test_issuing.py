@@ -301,7 +301,7 @@ def test_issue_checks_whom_the_certificate_is_for(tmp_path: Path, time: Time, ot
     ids=["name", "algorithm"],
 )
 def test_issue_checks_what_the_certificate_says_of_its_issuer(
-    tmp_path: Path, time: Time, mistake: dict[str, bytes]
+    tmp_path: Path, time: Time, mistake: dict[str, Any]
 ) -> None:
     """A certificate that names another issuer, or another algorithm than its CA signs with, is given to nobody."""
     with issuing(tmp_path, time) as (opened, ca):
