@@ -15,6 +15,9 @@ from zope.interface import implementer
 
 _log = Logger()
 
+_MARKUP = frozenset("{}")
+_to_json = json.JSONEncoder(default=str).encode
+
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 _OUR_PACKAGES = frozenset({"bmc_proxy", "protocol", "runtime", "vmi_agent"})
@@ -43,11 +46,13 @@ class LineObserver:
             return
         time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": time.replace("+00:00", "Z"), "level": level.name, "source": source}
-        line["event"] = formatEvent(event)
+        word = event.get("log_format")
+        # Our own events are plain words, which need no formatting.
+        line["event"] = word if isinstance(word, str) and not _MARKUP & set(word) else formatEvent(event)
         line |= {name: event[name] for name in event if not name.startswith("log_") and name not in _LEGACY_FIELDS}
         if "log_failure" in event:
             line["traceback"] = event["log_failure"].getTraceback()
-        self._out.write((json.dumps(line, default=str) if self._as_json else _as_text(line)) + "\n")
+        self._out.write((_to_json(line) if self._as_json else _as_text(line)) + "\n")
         self._out.flush()
 
 

@@ -33,7 +33,7 @@ from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
-from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
@@ -55,6 +55,8 @@ class BreakableCustody:
         state: "good", "away" or "wrong".
         unrecorded: what it was to sign and was in no intent.
     """
+
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody, ledger: Ledger) -> None:
         self.state = "good"
@@ -103,6 +105,7 @@ class AgentLife:
             dispatch=self.parts.dispatch,
             make_hello=lambda: replace(AGENT_HELLO, window=WINDOW),
             in_thread=self._in_thread,
+            as_walk=partial(self._in_thread, self.parts.go),
             at_once=AT_ONCE,
             max_requests=MAX_REQUESTS,
             note=self._note,
