@@ -45,12 +45,12 @@ class Choice:
     @property
     def connected(self) -> int:
         """How many agents are connected."""
-        return sum(link.connected for link in self.links)
+        return len([link for link in self.links if link.connected])
 
     @property
     def room(self) -> int:
         """How many more requests the connected agents take at this moment."""
-        return sum(link.room for link in self.links)
+        return sum([link.room for link in self.links])
 
     def first(self) -> AgentLink:
         """Return the agent that a new request is asked of, at once.
@@ -66,7 +66,9 @@ class Choice:
     def best(self, may_ask: MayAsk) -> AgentLink | None:
         """Return the connected agent with room that does well and has the fewest answers to give."""
         able = [link for link in self.links if link.room > 0 and may_ask(link)]
-        return min(able, key=lambda link: (link.is_ailing, link.unanswered), default=None)
+        if len(able) < 2:
+            return able[0] if able else None
+        return min(able, key=lambda link: (link.is_ailing, link.unanswered))
 
     def spare(self, may_ask: MayAsk) -> AgentLink | None:
         """Return an agent that does well, for a request that is at another one already; None where too many are."""

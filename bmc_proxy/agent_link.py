@@ -78,7 +78,8 @@ class ProxyChannel(ChannelTransport):
 
         answer: Deferred[Answer] = Deferred(cancel)
         self._pending[request_id] = answer
-        self.flush()
+        # Not `flush`: what is asked brings no timer nearer.
+        self.wire.write(self.connection.data_to_send())
         return answer
 
     def connectionMade(self) -> None:
@@ -226,7 +227,10 @@ class AgentLink:
             raise AgentUnavailable
         if channel.connection.room <= 0:
             raise AgentBusy
-        answer = await deadline.limit(channel.ask(replace(record, deadline_ms=deadline.for_agent_ms())))
+        left_ms = deadline.for_agent_ms()
+        if record.deadline_ms != left_ms:
+            record = replace(record, deadline_ms=left_ms)
+        answer = await deadline.limit(channel.ask(record))
         if not isinstance(answer, Error):
             self.health = after_answer(self.health, self.clock.seconds())
             return answer

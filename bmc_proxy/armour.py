@@ -14,7 +14,7 @@ MAX_CSR_OCTETS = 16 * 1024
 
 _BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]*)-----")
 _LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
-_LINE_BREAKS = str.maketrans("", "", " \t\r\n")
+_WHITE_SPACE = b" \t\r\n"
 _PEM_LINE_CHARACTERS = 64
 
 
@@ -64,12 +64,12 @@ def is_certificate(pem: str) -> bool:
 
 
 def _decode(encoded: str) -> bytes:
-    packed = encoded.translate(_LINE_BREAKS)
-    if not packed:
-        raise CsrMalformed("There is no CSR. Send a PKCS#10 request in PEM.")
     try:
+        packed = encoded.encode("ascii").translate(None, _WHITE_SPACE)
+        if not packed:
+            raise CsrMalformed("There is no CSR. Send a PKCS#10 request in PEM.")
         der = binascii.a2b_base64(packed, strict_mode=True)
-        if binascii.b2a_base64(der, newline=False).decode() != packed:
+        if binascii.b2a_base64(der, newline=False) != packed:
             raise ValueError("bits after the last octet are not zero (RFC 4648, 3.5)")
     except ValueError as error:  # binascii.Error for bad base64, ValueError for characters outside ASCII
         text = "The CSR is neither PEM nor base64 of DER: a character is wrong or missing. Send it as openssl wrote it."

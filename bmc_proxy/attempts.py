@@ -40,6 +40,14 @@ _TELLING = (AgentTimeout, AgentBusy, AgentFailed, AgentUnavailable)
 _Answer = TypeVar("_Answer")
 
 
+class _NoneAnswered(Exception):
+    """Of those that were asked; `last` is the last one."""
+
+    def __init__(self, last: AgentLink) -> None:
+        super().__init__()
+        self.last = last
+
+
 class Attempts(Generic[_Answer]):
     """One request.
 
@@ -90,17 +98,33 @@ class Attempts(Generic[_Answer]):
         self._choice.under_way += 1
         try:
             while True:
-                self._look_at = self._when_slow()
-                self._ask(link)
-                while self._asked or self._ended:
-                    link, result = await self._next_end()
-                    if not isinstance(result, Failure):
-                        return result
-                    self._failed(link, result)
-                link = await self._another(link)
+                try:
+                    return await (self._of_several(link) if self._may_hedge else self._of_one(link))
+                except _NoneAnswered as none:
+                    link = await self._another(none.last)
         finally:
             self._choice.under_way -= 1
             self._give_up()
+
+    async def _of_one(self, link: AgentLink) -> _Answer:
+        """Return the agent's answer. Raises _NoneAnswered where another one may be asked."""
+        self._connections[link] = link.connections
+        try:
+            return await self._work(link)
+        except ExchangeError as error:
+            self._failed(link, error)
+            raise _NoneAnswered(link) from error
+
+    async def _of_several(self, link: AgentLink) -> _Answer:
+        """Return the agent's answer, or that of another one where it is slow. Raises as `_of_one` does."""
+        self._look_at = self._when_slow()
+        self._ask(link)
+        while self._asked or self._ended:
+            link, result = await self._next_end()
+            if not isinstance(result, Failure):
+                return result
+            self._failed(link, result.value)
+        raise _NoneAnswered(link)
 
     def _when_slow(self) -> float:
         after_s = min(SLOW_S, self._deadline.left_s * SLOW_SHARE)
@@ -149,12 +173,12 @@ class Attempts(Generic[_Answer]):
         self._is_hedged = True
         self._ask(other)
 
-    def _failed(self, link: AgentLink, failure: Failure) -> None:
+    def _failed(self, link: AgentLink, error: BaseException | None) -> None:
         """Take down why an agent did not answer; raise what no other agent would answer otherwise."""
         self._no_longer_hedged()
-        error = failure.value
+        assert error is not None  # Twisted's word for it; a failure has one
         if not isinstance(error, ExchangeError) or not error.repeatable:
-            failure.raiseException()
+            raise error
         self._errors.append(error)
         if isinstance(error, AgentUnavailable):
             self._breaks += 1

@@ -1,9 +1,10 @@
 """A request's deadline: when it must be answered, and how much of that an agent is told."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from bmc_proxy.errors import AgentTimeout
@@ -53,7 +54,17 @@ class Deadline:
 
     async def limit(self, work: Deferred[_Result]) -> _Result:
         """Wait for the work; at the deadline cancel it and raise AgentTimeout."""
+        return await self.give_up(work, work.cancel)
+
+    async def give_up(self, work: Awaitable[_Result], cancel: Callable[[], None]) -> _Result:
+        """Wait for the work; at the deadline call `cancel`, which ends the wait, and raise AgentTimeout."""
+        timer = self.clock.callLater(self.left_s, cancel)
         try:
-            return await work.addTimeout(self.left_s, self.clock)
-        except TimeoutError as error:
+            return await work
+        except CancelledError as error:
+            if timer.active():
+                raise  # somebody else did not want it any more
             raise AgentTimeout from error
+        finally:
+            if timer.active():
+                timer.cancel()

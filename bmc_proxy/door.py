@@ -4,15 +4,14 @@ The queue is here and not at the agents, because here it is known who asks: an a
 agent has only so much of it in its hands as keeps it busy, so that whoever comes next waits a few turns and no more.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from bmc_proxy.deadline import Deadline
-from bmc_proxy.errors import AgentBusy, AgentUnavailable
+from bmc_proxy.errors import AgentBusy, AgentUnavailable, ExchangeError
 from runtime.admission import Admission, Entrant
 from runtime.fair_queue import Path
 
@@ -46,7 +45,7 @@ class Door:
     def __init__(self, clock: IReactorTime, agents: Agents, limit: int) -> None:
         self._agents = agents
         self._admission = Admission(clock.seconds, self._has_room, limit)
-        self._turns: dict[Entrant, Deferred[None]] = {}  # of who waits
+        self._turns: dict[Entrant, Turn] = {}  # of who waits
 
     @property
     def waiting(self) -> int:
@@ -62,11 +61,10 @@ class Door:
             self._admission.let_in()
             return
         for entrant in self._admission.refuse_all():
-            self._turns.pop(entrant).errback(AgentUnavailable())
+            self._turns.pop(entrant).refuse(AgentUnavailable())
 
-    @asynccontextmanager
-    async def turn(self, path: Path, octets: int, deadline: Deadline) -> AsyncIterator[None]:
-        """Hold a turn from its beginning to the end of the `async with`.
+    def turn(self, path: Path, octets: int, deadline: Deadline) -> "Turn":
+        """Return a turn, which is held from its beginning to the end of the `async with`.
 
         Whoever hangs up, or whose deadline passes, is to be cancelled, and is forgotten at once.
 
@@ -81,28 +79,69 @@ class Door:
         """
         if not self._agents.connected:
             raise AgentUnavailable
-        turn: Deferred[None] = Deferred(lambda _: self._forget(entrant))
 
         def start() -> None:
-            self._turns.pop(entrant).callback(None)
+            self._turns.pop(entrant).begin()
 
         def refuse(wait_s: float) -> None:
             retry_after_ms = min(LONGEST_RETRY_AFTER_MS, FIRST_RETRY_AFTER_MS + round(wait_s * 1000))
-            self._turns.pop(entrant).errback(AgentBusy(retry_after_ms))
+            self._turns.pop(entrant).refuse(AgentBusy(retry_after_ms))
 
         entrant = Entrant(path, octets, deadline.ends_at, start, refuse)
+        return Turn(self, entrant)
+
+    def enter(self, entrant: Entrant, turn: "Turn") -> None:
+        """Let it begin, wait or be refused, and tell the turn."""
         self._turns[entrant] = turn
         self._admission.enter(entrant)
-        await turn
-        try:
-            yield
-        finally:
-            self._admission.leave(entrant)
 
-    def _forget(self, entrant: Entrant) -> None:
+    def leave(self, entrant: Entrant) -> None:
+        """A turn is over."""
+        self._admission.leave(entrant)
+
+    def forget(self, entrant: Entrant) -> None:
+        """Nobody waits for this turn any more."""
         del self._turns[entrant]
         self._admission.withdraw(entrant)
 
     def _has_room(self) -> bool:
         agents = self._agents
         return agents.room > 0 and self._admission.under_way < agents.connected * AT_ONE_AGENT
+
+
+class Turn:
+    """One turn, for one `async with`. What begins at once waits for nothing."""
+
+    __slots__ = ("_door", "_entrant", "_error", "_has_begun", "_waiting")
+
+    def __init__(self, door: Door, entrant: Entrant) -> None:
+        self._door = door
+        self._entrant = entrant
+        self._has_begun = False
+        self._error: ExchangeError | None = None
+        self._waiting: Deferred[None] | None = None
+
+    def begin(self) -> None:
+        """It is its turn."""
+        self._has_begun = True
+        if self._waiting is not None:
+            self._waiting.callback(None)
+
+    def refuse(self, error: ExchangeError) -> None:
+        """It never will be."""
+        self._error = error
+        if self._waiting is not None:
+            self._waiting.callback(None)
+
+    async def __aenter__(self) -> None:
+        self._door.enter(self._entrant, self)
+        if not self._has_begun and self._error is None:
+            self._waiting = Deferred(lambda _: self._door.forget(self._entrant))
+            await self._waiting
+        if self._error is not None:
+            raise self._error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._door.leave(self._entrant)

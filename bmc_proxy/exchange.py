@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from bmc_proxy.agent_client import Agents, chain_of
 from bmc_proxy.agent_link import AgentLink
@@ -13,6 +14,9 @@ from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sources import source_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
+
+# Of a few CAs, whose certificates come with every answer and do not change.
+_ca_to_pem = lru_cache(8)(to_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ class Exchange:
         path = (source_of(requester.address), requester.user, requester.connection)
         async with self._door.turn(path, len(der), deadline):
             signed = await self._agents.sign(record, deadline)
-        return [to_pem(certificate) for certificate in signed.chain]
+        leaf, *others = signed.chain
+        return [to_pem(leaf), *map(_ca_to_pem, others)]
 
     async def root(self, deadline: Deadline) -> Root:
         """Return the trust anchor, from an agent if one can be asked, else the last one received.
@@ -105,7 +110,7 @@ class Exchange:
         self._keep_root(chain)
 
     def _keep_root(self, chain: Chain) -> str:
-        pem = to_pem(chain.chain[-1])
+        pem = _ca_to_pem(chain.chain[-1])
         self._roots.received(pem)
         self.root_generation = chain.root_generation
         return pem

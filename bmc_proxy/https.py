@@ -51,7 +51,9 @@ def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
         for certificate in identity.chain[1:]:
             context.add_extra_chain_cert(certificate)
     context.set_alpn_select_callback(_select_protocol)
+    # Clients resume by ticket, which the client keeps. Sessions kept here would be 20,000, of whoever connects.
     context.set_session_id(b"bmc-proxy")
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     if config.client_ca is not None:
         _ask_for_certificates(context, config.client_ca)
     return TlsContext(context, identity.chain[0].not_valid_after_utc)
@@ -75,7 +77,6 @@ def _ask_for_certificates(context: SSL.Context, path: Path) -> None:
             context.add_client_ca(authority)
     context.set_verify(SSL.VERIFY_PEER, remember_verdict)
     # A session that is resumed would bring a certificate that nobody looked at again.
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
 
 

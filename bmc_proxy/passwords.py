@@ -1,18 +1,32 @@
-"""Passwords: what one may be, and their argon2id hashes (RFC 9106)."""
+"""Passwords: what one may be, and their argon2id hashes (RFC 9106).
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+The library is loaded with the first password, not with the process: most starts of a BMC see none for a while.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING
 
 from bmc_proxy.accounts import AccountRefused
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 MIN_LENGTH = 7
 MAX_LENGTH = 256
 
-# 12 MiB and three passes, one of the equal choices of OWASP's password storage cheat sheet: a BMC has little memory.
-_HASHER = PasswordHasher(time_cost=3, memory_cost=12 * 1024, parallelism=1)
+# Checked where an account does not exist, so that the time that an answer takes does not tell; of the costs below.
+NOBODYS = "$argon2id$v=19$m=12288,t=3,p=1$bm9ib2R5IGhhcyBhIG9uZQ$p6/enGiMyG/t7/vVhRHufyRRfPXHaWhGXyEM/FcRPik"
 
-# Checked where an account does not exist, so that the time that an answer takes does not tell.
-_NOBODYS = _HASHER.hash("nobody's")
+
+@cache
+def hasher() -> "PasswordHasher":
+    """Return what hashes and verifies.
+
+    12 MiB and three passes, one of the equal choices of OWASP's password storage cheat sheet: a BMC has little memory.
+    """
+    from argon2 import PasswordHasher
+
+    return PasswordHasher(time_cost=3, memory_cost=12 * 1024, parallelism=1)
 
 
 def hash_password(password: str) -> str:
@@ -24,7 +38,7 @@ def hash_password(password: str) -> str:
     if len(password) < MIN_LENGTH or not is_possible(password) or not password.isprintable():
         text = f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters, none of them a control character."
         raise AccountRefused("password", text)
-    return _HASHER.hash(password)
+    return hasher().hash(password)
 
 
 def is_possible(password: str) -> bool:
@@ -35,8 +49,10 @@ def is_possible(password: str) -> bool:
 
 def is_password(password: str, password_hash: str | None) -> bool:
     """Return whether this is the hashed password; takes the same time where there is none. Blocks, as hashing does."""
+    from argon2.exceptions import InvalidHashError, VerificationError
+
     try:
-        _HASHER.verify(password_hash or _NOBODYS, password)
+        hasher().verify(password_hash or NOBODYS, password)
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None

@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 
 SOURCES_LIMIT = 4096
 
 
+@lru_cache(SOURCES_LIMIT)
 def source_of(address: str) -> str:
     """Return what counts as one source: an IPv4 address, an IPv6 /64, "unix"."""
     try:

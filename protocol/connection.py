@@ -37,7 +37,7 @@ from protocol.events import (
     RequestReceived,
     StatusReceived,
 )
-from protocol.frame import VERSION, Frame, FrameDecoder, encode_frame
+from protocol.frame import MAX_PAYLOAD, VERSION, Frame, FrameDecoder, encode_frame, encode_header
 from protocol.liveness import Liveness, Timeouts
 from protocol.records import (
     Answer,
@@ -111,6 +111,8 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """Return, and forget, the octets that are to be written to the peer."""
+        if not self._outgoing:
+            return b""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data
@@ -260,6 +262,9 @@ class Connection:
         if self.peer is not None and len(payload) > self.peer.max_record:
             text = f"record of {len(payload)} octets, the peer takes {self.peer.max_record}"
             raise LocalProtocolError(ErrorCode.BAD_RECORD, text)
+        if len(payload) <= MAX_PAYLOAD:
+            self._outgoing += encode_header(code, request_id, len(payload)) + payload
+            return
         for frame in split_record(code, request_id, payload):
             self._outgoing += encode_frame(frame)
 

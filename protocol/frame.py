@@ -48,13 +48,16 @@ def encode_frame(frame: Frame) -> bytes:
     """
     if len(frame.payload) > MAX_PAYLOAD:
         raise LocalProtocolError(ErrorCode.BAD_FRAME, f"payload of {len(frame.payload)} octets, at most {MAX_PAYLOAD}")
-    length = _COUNTED_HEADER_OCTETS + len(frame.payload)
-    flags = FLAG_MORE if frame.more else 0
+    return encode_header(frame.type, frame.request_id, len(frame.payload), more=frame.more) + frame.payload
+
+
+def encode_header(type_code: int, request_id: int, octets: int, *, more: bool = False) -> bytes:
+    """Return the header of a frame with so many octets of payload. Raises LocalProtocolError as `encode_frame` does."""
+    flags = FLAG_MORE if more else 0
     try:
-        header = _HEADER.pack(length, VERSION, frame.type, flags, frame.request_id)
+        return _HEADER.pack(_COUNTED_HEADER_OCTETS + octets, VERSION, type_code, flags, request_id)
     except struct.error as error:
         raise LocalProtocolError(ErrorCode.BAD_FRAME, f"a header field is out of range: {error}") from error
-    return header + frame.payload
 
 
 class FrameDecoder:

@@ -61,6 +61,8 @@ class Liveness:
 
     def next_timer(self) -> float:
         """Return when `expire` wants to be called next."""
+        if self._hello_by is None and self._frame_by is None and self._pong_by is None:
+            return self._heard_at + self._timeouts.silence_s  # as nearly always
         waits = [wait for wait in (self._hello_by, self._frame_by, self._pong_by) if wait is not None]
         if self._pong_by is None and self._hello_by is None:
             waits.append(self._heard_at + self._timeouts.silence_s)

@@ -155,8 +155,9 @@ class SignCsr:
             raise ValueError("idempotency key is not 16 octets")
         if not self.user:
             raise ValueError("a request without a user")
-        if any(len(text.encode()) > 256 for text in (self.user, self.method, self.address)):
-            raise ValueError("a requester field over 256 octets")
+        for text in (self.user, self.method, self.address):
+            if len(text) > 64 and len(text.encode()) > 256:  # a character takes four octets at most
+                raise ValueError("a requester field over 256 octets")
 
 
 @dataclass(frozen=True, slots=True)

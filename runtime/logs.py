@@ -8,6 +8,7 @@ import json
 import sys
 import warnings
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
@@ -15,7 +16,6 @@ from zope.interface import implementer
 
 _log = Logger()
 
-_MARKUP = frozenset("{}")
 _to_json = json.JSONEncoder(default=str).encode
 
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -44,16 +44,32 @@ class LineObserver:
         source = event.get("log_namespace", "-")
         if level is LogLevel.debug or (level is LogLevel.info and source.partition(".")[0] not in _OUR_PACKAGES):
             return
-        time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
-        line: dict[str, object] = {"time": time.replace("+00:00", "Z"), "level": level.name, "source": source}
-        word = event.get("log_format")
-        # Our own events are plain words, which need no formatting.
-        line["event"] = word if isinstance(word, str) and not _MARKUP & set(word) else formatEvent(event)
-        line |= {name: event[name] for name in event if not name.startswith("log_") and name not in _LEGACY_FIELDS}
+        line: dict[str, object] = {"time": _time(event["log_time"]), "level": level.name, "source": source}
+        line["event"] = _words(event)
+        for name in event:
+            if name[:4] != "log_" and name not in _LEGACY_FIELDS:
+                line[name] = event[name]
         if "log_failure" in event:
             line["traceback"] = event["log_failure"].getTraceback()
         self._out.write((_to_json(line) if self._as_json else _as_text(line)) + "\n")
         self._out.flush()
+
+
+def _time(seconds: float) -> str:
+    """Return a time in UTC as RFC 3339 has it, to the millisecond."""
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@lru_cache(1)
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _words(event: LogEvent) -> str:
+    """Return what an event says; ours are plain words, which Twisted would parse for fields each time."""
+    words = event.get("log_format")
+    return words if isinstance(words, str) and "{" not in words and "}" not in words else formatEvent(event)
 
 
 def start_logging(log_format: str) -> None:

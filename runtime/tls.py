@@ -193,10 +193,16 @@ class TlsFactory(TLSMemoryBIOFactory):
     """Puts TLS on the connections of a listening factory.
 
     Twisted's own also puts it on a connection that the factory refused, which then stays open with nobody behind it.
+
+    Args:
+        writes_whole: what is behind it writes once for all that is to leave together; else writes are gathered until
+            the reactor's next turn.
     """
 
-    def __init__(self, context: "TlsContext", factory: IProtocolFactory) -> None:
+    def __init__(self, context: "TlsContext", factory: IProtocolFactory, *, writes_whole: bool = False) -> None:
         super().__init__(context, False, factory)
+        if writes_whole:
+            self.protocol = TLSMemoryBIOProtocol
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         behind = self.wrappedFactory.buildProtocol(addr)

@@ -1,6 +1,5 @@
 """A TOML file that a person wrote."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: naming the file: it cannot be read, is not TOML in UTF-8, or has more depth or digits than is read.
     """
+    import tomllib  # most starts have no such file
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -20,7 +20,7 @@ from bmc_proxy.accounts import (
     Privilege,
     Role,
 )
-from bmc_proxy.passwords import hash_password, is_password
+from bmc_proxy.passwords import NOBODYS, hash_password, hasher, is_password
 
 ROOT = Account("root", Role.ADMINISTRATOR, "hash")
 READER = Account("reader", Role.READ_ONLY, "hash")
@@ -202,6 +202,12 @@ def test_password_that_is_wrong() -> None:
 
 
 # The commands
+
+
+def test_nobodys_password_costs_as_much_as_anybodys() -> None:
+    """What is verified where there is no account has the costs of a hash that is made today, and lets nobody in."""
+    assert not hasher().check_needs_rehash(NOBODYS)
+    assert not is_password("nobody's", None)
 
 
 def test_account_command_asks_for_a_password_or_none(tmp_path: Path) -> None:

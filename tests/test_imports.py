@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("protocol", "runtime", "bmc_proxy", "vmi_agent")
-# Where Twisted may appear: where a reactor is needed, for its log, and for what twisted.cred and twisted.web define.
+# Where Twisted may appear: where a reactor is needed, for its log, and for what twisted.cred defines.
 TWISTED_AT = {
     "runtime.endpoints",
     "runtime.lifecycle",
@@ -34,7 +34,6 @@ TWISTED_AT = {
     "bmc_proxy.turns",
     "bmc_proxy.http.channel",
     "bmc_proxy.http.edge",
-    "bmc_proxy.http.headers",
     "bmc_proxy.http.pouring",
     "bmc_proxy.http.request",
     "bmc_proxy.http.site",

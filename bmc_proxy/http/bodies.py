@@ -42,7 +42,7 @@ def csr_text(body: bytes) -> str:
     try:
         text = body.decode()
         literal = _LITERAL.fullmatch(text)
-        value = _load(literal[1]) if literal else _load(text)
+        value = _load(literal[1] if literal else text)
     except (ValueError, RecursionError) as error:
         raise CsrBodyMalformed(f"The body is not JSON. {_FORMS}") from error
     match value:
@@ -76,11 +76,6 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _load(text: str) -> Any:
-    # strict=False lets control characters stand inside strings, and nothing else.
-    return json.loads(text, strict=False, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-
-
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -90,3 +85,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+# strict=False lets control characters stand inside strings, and nothing else.
+_load = json.JSONDecoder(strict=False, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant).decode

@@ -1,71 +1,90 @@
-"""One HTTP connection: limits on what its requests' headers hold and on how long they take to arrive."""
+"""One HTTP connection: limits on what its requests' heads hold and on how long they take to arrive, one at a time.
+
+Theory of operation. Octets that are not read yet are in `_buffer`. Between two requests they are a head's; then they
+are a body's, which goes to the request as it comes; once that is whole they wait until it is answered.
+"""
 
 import json
 import secrets
 from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener
-from twisted.internet.protocol import connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, Request
 from zope.interface import implementer
 
 from bmc_proxy.http import problems
+from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import Problem
-from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge, has_bare_line_break
+from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge
 from bmc_proxy.http.crowd import Member
 from bmc_proxy.http.edge import Listener
-from bmc_proxy.http.headers import FIXED_HEADERS
+from bmc_proxy.http.heads import Head, HeadReader, HeadRefused
+from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.request import ExchangeRequest
 from bmc_proxy.http.targets import path_of
 from bmc_proxy.sources import source_of
 from runtime import endpoints
-from runtime.tls import failure_text, is_tls_failure, peer_certificate
+from runtime.tls import failure_text, is_tls, is_tls_failure, peer_certificate
 from runtime.transport import Wire
 
 HEADER_LIMIT = 8 * 1024
 # From the connection, or from a request's first octet: TLS handshake and header; then the body.
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
-IDLE_TIMEOUT_S = 60
+IDLE_TIMEOUT_S = 60.0
 # A body that is written at the client's pace: so long, and a second more for each so many octets.
 ANSWER_TIMEOUT_S = 30.0
 LEAST_OCTETS_PER_S = 64 * 1024
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
-LENGTH_DIGITS = 18
+# So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
+READ_AHEAD_OCTETS = 16 * 1024
 
 
-@implementer(IHandshakeListener)
-class ExchangeChannel(HTTPChannel):
-    """One HTTP connection."""
+@implementer(IHandshakeListener, IPushProducer)
+class ExchangeChannel(Protocol):
+    """One HTTP connection.
 
-    requestFactory = ExchangeRequest  # type: ignore[assignment]  # narrower, and only ever made for this channel
-    listener: Listener
-    # Ours counts the header's octets itself, to answer 431 where Twisted would answer a bare 400.
-    totalHeadersSize = 2 * HEADER_LIMIT
-    maxHeaders = HEADER_LIMIT
-    MAX_LENGTH = HEADER_LIMIT
-    address = ""
-    certificate_user: str | None = None
-    is_choked = False
-    _header_octets = 0
-    # When what is being received must be here; None while nothing is.
-    _due: float | None = None
-    _limit_s = HEADER_TIMEOUT_S
-    _is_over = False
-    _leave_crowd: Callable[[], None] | None = None
-    _turn: IDelayedCall | None = None
+    Args:
+        listener: the site that made it.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.address = ""
+        self.source = ""
+        self.certificate_user: str | None = None
+        self.persistent = True
+        self.is_choked = False
+        self._buffer = b""
+        self._head = HeadReader(HEADER_LIMIT)
+        self._request: ExchangeRequest | None = None
+        self._left = 0  # of a body with a length
+        self._chunks: ChunkedBody | None = None
+        self._pouring: Pouring | None = None
+        self._is_reading = True
+        # Between two requests: the next one waits for its turn, or until the last answer is taken.
+        self._is_waiting = False
+        self._turn: IDelayedCall | None = None
+        # When what is being received must be here, or the next request must begin; None while one is served.
+        self._due: float | None = None
+        self._limit_s = HEADER_TIMEOUT_S
+        self._is_idle = False
+        self._is_over = False
+        self._leave_crowd: Callable[[], None] | None = None
 
     def connectionMade(self) -> None:
-        super().connectionMade()
-        self.address = endpoints.source_of(self.getPeer())
-        self._can_speak = not isinstance(self.transport, TLSMemoryBIOProtocol)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._wire = cast(Wire, self.transport)
+        self._wire.registerProducer(self, True)
+        self.address = endpoints.source_of(self._wire.getPeer())
+        self.source = source_of(self.address)
+        self._can_speak = not is_tls(self.transport)
         self._expect_within(HEADER_TIMEOUT_S)
-        member = Member(source_of(self.address), self._worth, self._end_for_another)
-        self._leave_crowd = self.listener.edge.crowd.enter(member)
+        self._leave_crowd = self.listener.edge.crowd.enter(Member(self.source, self._worth, self._end_for_another))
 
     def handshakeCompleted(self) -> None:
         """TLS is up: by now OpenSSL accepted the client's certificate, if there is one."""
@@ -81,7 +100,9 @@ class ExchangeChannel(HTTPChannel):
         text = failure_text(self.transport, reason)
         if is_tls_failure(text):
             self.listener.edge.tell_of_stranger("TLS refused", address=self.address, reason=text)
-        super().connectionLost(reason)
+        self._is_over = True
+        if self._request is not None:
+            self._request.connection_lost()
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
@@ -92,209 +113,224 @@ class ExchangeChannel(HTTPChannel):
     def drain(self) -> None:
         """Close now where no whole request is under way, else after its answer."""
         self.persistent = False
-        if not any(request.is_whole for request in self.requests):
+        if self._request is None or not self._request.is_whole:
             self._close()
 
     def abandon(self) -> None:
         """Cut off at once."""
-        cast(Wire, self.transport).abortConnection()
+        self._wire.abortConnection()
 
     def look(self, now: float) -> None:
         """End the connection if what is being received should be here by now."""
         if self._due is None or now < self._due:
             return
-        if self._is_over or not self._can_speak or any(request.is_answered for request in self.requests):
+        if self._is_over or not self._can_speak or (self._request is not None and self._request.is_answered):
             self._due = None
-            cast(Wire, self.transport).abortConnection()
+            self._wire.abortConnection()
+        elif self._is_idle:
+            self.loseConnection()
         else:
             self._refuse(problems.too_slow(self._limit_s))
 
     def _expect_within(self, limit_s: float) -> None:
+        self._is_idle = False
         self._limit_s = limit_s
         self._due = self.listener.edge.now() + limit_s
 
     def _worth(self) -> int:
         """Return what `Member.worth` says."""
-        if any(request.is_whole for request in self.requests):
-            return 2
-        return int(any(request.is_known for request in self.requests))
+        if self._request is None:
+            return 0
+        return 2 if self._request.is_whole else int(self._request.is_known)
 
     def _end_for_another(self) -> None:
         self.listener.edge.tell_of_stranger("connection ended", address=self.address, reason="its place is needed")
-        cast(Wire, self.transport).abortConnection()
+        self._wire.abortConnection()
 
     def _close(self) -> None:
         if self._can_speak:
             self.loseConnection()
         else:
-            cast(Wire, self.transport).abortConnection()
+            self._wire.abortConnection()
 
     def loseConnection(self) -> None:
         """Close once all is written; cut off where the peer does not take it, or does not end TLS on its side."""
         self._is_over = True
+        self._buffer = b""
         self._expect_within(LAST_WORD_S)
-        super().loseConnection()
+        # A producer that stays registered would keep the transport waiting for it.
+        self._wire.unregisterProducer()
+        self._wire.loseConnection()
 
-    def expect_taken(self, octets: int) -> None:
-        """An answer of this size is about to be written as fast as it is read: reading it slowly is an end."""
+    # Answers: as fast as they are taken
+
+    def write(self, octets: bytes) -> None:
+        """Write a part of an answer, or all of it."""
+        self._wire.write(octets)
+
+    def pour(self, pouring: Pouring, octets: int) -> None:
+        """Let an answer of this size be written as fast as it is read: reading it slowly is an end."""
         self._expect_within(ANSWER_TIMEOUT_S + octets / LEAST_OCTETS_PER_S)
+        self._pouring = pouring
+        if not self.is_choked:
+            pouring.resumeProducing()
 
     def pauseProducing(self) -> None:
         """What was written is not taken."""
         self.is_choked = True
-        super().pauseProducing()
+        if self._pouring is not None:
+            self._pouring.pauseProducing()
+        if self._request is None or not self._request.is_whole:
+            self._read_on(False)
 
     def resumeProducing(self) -> None:
         """What was written is taken."""
         self.is_choked = False
-        super().resumeProducing()
-        self._settle()
+        if self._pouring is not None:
+            self._pouring.resumeProducing()
+        if self._is_waiting:
+            self._settle()
+        elif self._request is None or not self._request.is_whole:
+            self._read_on(True)
+
+    def stopProducing(self) -> None:
+        """Nothing more can be written."""
+        if self._pouring is not None:
+            self._pouring.stopProducing()
+
+    def _read_on(self, is_reading: bool) -> None:
+        """Take octets from the peer from now on, or let them wait where it sends them from."""
+        if is_reading is self._is_reading or self._is_over:
+            return
+        self._is_reading = is_reading
+        if is_reading:
+            self._wire.resumeProducing()
+        else:
+            self._wire.pauseProducing()
 
     # Pipelines: one request in each turn of the reactor, so that whoever sends a thousand at once delays nobody, and
-    # none while the answers to those before are not taken. Twisted would answer all that it has read in one go.
+    # none while the answers to those before are not taken.
 
-    def requestDone(self, request: Request) -> None:
-        """A request is answered to its end; the next one has its own time, and its own turn."""
-        self.paused = True
-        super().requestDone(request)
-        if not self._is_over:
-            self._due = None
-            self._settle()
+    def request_done(self) -> None:
+        """The request is answered to its end; the next one has its own time, and its own turn."""
+        self._request = self._pouring = self._chunks = None
+        self._head = HeadReader(HEADER_LIMIT)
+        if not self.persistent:
+            self.loseConnection()
+            return
+        self._expect_within(IDLE_TIMEOUT_S)
+        self._is_idle = True
+        self._settle()
 
     def _settle(self) -> None:
         """Between two requests: wait until answers are taken, then for the turn of what is here already."""
-        if self._is_over or not self.paused:
+        if self._is_over:
             return
-        if not self._buffer and not self.is_choked:
-            self.paused = False
-            return
-        self._networkProducer.pauseProducing()
-        if not self.is_choked and self._turn is None:
-            self._turn = self.callLater(0, self._take_turn)
+        self._is_waiting = bool(self._buffer) or self.is_choked
+        self._read_on(not self._is_waiting)
+        if self._buffer and not self.is_choked and self._turn is None:
+            self._turn = self.listener.edge.reactor.callLater(0, self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn = None
-        if self._is_over or self.is_choked:
-            return
-        self.paused = False
-        self._networkProducer.resumeProducing()
-        self.dataReceived(b"")
+        if not self._is_over and not self.is_choked:
+            self._is_waiting = False
+            self._read_on(True)
+            self.dataReceived(b"")
 
-    # What Twisted's parser calls
+    # What comes in
 
     def dataReceived(self, data: bytes) -> None:
         """Octets are here; the first ones after an answer are the next request's, after the end they are nobody's."""
         if self._is_over:
             return
-        if self._due is None and not self.requests and not self.paused:
-            self._expect_within(HEADER_TIMEOUT_S)
-        super().dataReceived(data)
-        if self.line_mode and not self.paused and not self._is_over and has_bare_line_break(self._buffer):
-            # It would wait for a CRLF that whoever ends lines otherwise never sends (RFC 9112, 2.2).
-            self._respondToBadRequestAndDisconnect()
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._is_waiting:
+            return
+        if self._request is None:
+            if self._is_idle:
+                self._expect_within(HEADER_TIMEOUT_S)
+            self._read_head()
+        elif not self._request.is_whole:
+            self._read_body(self._request)
+        elif len(self._buffer) > READ_AHEAD_OCTETS:
+            self._read_on(False)
 
-    def lineReceived(self, line: bytes) -> None:
-        """A line of the header is here."""
-        if self._due is None:
-            self._expect_within(HEADER_TIMEOUT_S)
-        self._header_octets += len(line) + len(b"\r\n")
-        if self._header_octets > HEADER_LIMIT:
-            self.lineLengthExceeded(line)
-        elif line.startswith((b" ", b"\t")) or b"\r" in line or b"\n" in line:
-            # Folded as long ago (RFC 9112, 5.2), or with a line break that is none: others see other headers in it.
-            self._respondToBadRequestAndDisconnect()
-        else:
-            super().lineReceived(line)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """A part of the body is here."""
+    def _read_head(self) -> None:
+        reader = self._head
         try:
-            super().rawDataReceived(data)
+            read = reader.read(self._buffer)
+        except HeadRefused as refused:
+            self._refuse(refused.problem)
+            return
+        self._buffer = self._buffer[read:]
+        if reader.is_whole:
+            assert reader.head is not None  # it begins with one
+            self._begin(reader.head)
+
+    def _begin(self, head: Head) -> None:
+        """The head is here whole, and perhaps the body."""
+        self.persistent = head.keeps_alive and not self.listener.draining
+        request = self._request = ExchangeRequest(self, head)
+        length = head.length
+        if length is not None and length <= len(self._buffer):
+            body, self._buffer = self._buffer[:length], self._buffer[length:]
+            self._due = None
+            request.begin(body)
+            return
+        self._expect_within(BODY_TIMEOUT_S)
+        if length is None:
+            self._chunks = ChunkedBody(request.take, self._body_ends, HEADER_LIMIT)
+        else:
+            self._left = length
+        request.begin()
+        if head.expects_continue and not request.is_answered:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._buffer and not self._is_over:
+            self._read_body(request)
+
+    def _read_body(self, request: ExchangeRequest) -> None:
+        data, self._buffer = self._buffer, b""
+        if self._chunks is None:
+            part = data[: self._left]
+            self._left -= len(part)
+            request.take(part)
+            if not self._left:
+                self._body_ends(data[len(part) :])
+            return
+        try:
+            self._chunks.dataReceived(data)
         except ChunksMalformed:
-            self._respondToBadRequestAndDisconnect()
+            self._refuse(problems.not_http())
         except FramingTooLarge:
             self._refuse(problems.header_too_large(HEADER_LIMIT))
 
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """The header is over the limit, perhaps with its first line already (RFC 9112, 3)."""
-        _, target, _ = self.request_line()
-        self._refuse(problems.header_too_large(HEADER_LIMIT) if target else problems.target_too_long(HEADER_LIMIT))
-
-    def allHeadersReceived(self) -> None:
-        """The header is here whole."""
-        self._header_octets = 0
-        self._expect_within(BODY_TIMEOUT_S)
-        super().allHeadersReceived()
-        if self.listener.draining:
-            self.persistent = False
-
-    def allContentReceived(self) -> None:
-        """The request is here whole."""
+    def _body_ends(self, behind: bytes) -> None:
+        """The request is here whole, and what is behind it."""
+        if self._is_over or self._request is None:
+            return
+        self._buffer = behind
         self._due = None
-        super().allContentReceived()
-
-    def headerReceived(self, line: bytes) -> bool:
-        """One header is here. Twisted reads a Content-Length of any number of digits, which Python refuses, and
-        "identity" as a coding, which RFC 9112 has no more; its chunks are read by ours.
-        """
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length" and len(value.strip()) > LENGTH_DIGITS:
-            self._respondToBadRequestAndDisconnect()
-            return False
-        if name.lower() != b"transfer-encoding":
-            return bool(super().headerReceived(line))
-        # RFC 9112, 6.1: whoever speaks HTTP/1.0 knows no codings, and may have sent on what it did not understand.
-        if value.strip(b" \t").lower() != b"chunked" or self._version == b"HTTP/1.0":
-            self._refuse(problems.unknown_coding() if _ends_in_chunks(value) else problems.not_http())
-            return False
-        if not super().headerReceived(line):
-            return False
-        take = self.requests[-1].handleContentChunk
-        self._transferDecoder = ChunkedBody(take, self._finishRequestBody, HEADER_LIMIT)
-        return True
-
-    def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Return whether the connection outlives this request. Twisted takes `close, x` to be one word."""
-        options = b",".join(request.requestHeaders.getRawHeaders(b"Connection", [])).lower().split(b",")
-        return version == b"HTTP/1.1" and b"close" not in (option.strip(b" \t") for option in options)
-
-    def request_line(self) -> tuple[bytes, bytes, bytes]:
-        """Return method, target and version of the request that is coming in; before its first line, empty ones.
-
-        Twisted hands them out only with the whole body, which is too late for one that is refused while it streams.
-        """
-        return getattr(self, "_command", b""), getattr(self, "_path", b""), getattr(self, "_version", b"HTTP/1.1")
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """Twisted found the request not to be HTTP; its own answer has no body."""
-        self._refuse(problems.not_http())
+        self._request.end()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer without a request, and close; once."""
+        """Answer what is no request, and close; once."""
         if self._is_over:
             return
         self._is_over = True
-        wait_s = self.listener.edge.allowances.take(source_of(self.address), is_known=False)
-        if wait_s > 0 or any(request.is_answered for request in self.requests):
+        edge, request = self.listener.edge, self._request
+        wait_s = edge.allowances.take(self.source, is_known=False)
+        if wait_s > 0 or (request is not None and request.is_answered):
             self.loseConnection()
             return
-        _, target, _ = self.request_line()
+        head = self._head.head
         request_id = secrets.token_hex(8)
-        dialect = self.listener.edge.router.dialect_for(path_of(target))
+        dialect = edge.router.dialect_for(path_of(head.target if head is not None else b""))
         reply = dialect.word(problem, request_id)
         body = json.dumps(reply.body, separators=(",", ":")).encode()
-        head = [f"HTTP/1.1 {reply.status} {problems.reason(reply.status)}".encode()]
-        head += [name + b": " + value for name, value in FIXED_HEADERS.items()]
-        head += [f"{name}: {value}".encode() for name, value in dialect.headers.items()]
-        head += [b"X-Request-Id: " + request_id.encode(), b"Content-Length: %d" % len(body), b"Connection: close"]
-        cast(Wire, self.transport).write(b"\r\n".join(head) + b"\r\n\r\n" + body)
-        self.listener.edge.tell_of_stranger(
+        headers = {**dialect.headers, **reply.headers}
+        self._wire.write(answer_head(b"HTTP/1.1", reply.status, request_id, len(body), headers, closes=True) + body)
+        edge.tell_of_stranger(
             "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
         )
         self.loseConnection()
-
-
-def _ends_in_chunks(codings: bytes) -> bool:
-    """Return whether codings that are not known to this proxy leave no doubt where the body ends (RFC 9112, 6.1)."""
-    *others, last = (coding.strip(b" \t").lower() for coding in codings.split(b","))
-    return last == b"chunked" and b"chunked" not in others and all(others) and bool(others)

@@ -57,7 +57,7 @@ class ChunkedBody:
         self._read: Callable[[], bool] = self._read_size
 
     def dataReceived(self, data: bytes) -> None:
-        """Read octets; named as twisted.web calls it.
+        """Read octets.
 
         Raises:
             ChunksMalformed, FramingTooLarge: the body cannot go on.

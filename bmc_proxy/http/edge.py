@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from bmc_proxy.access import Access
 from bmc_proxy.http.call import CSR_BODY_LIMIT
 from bmc_proxy.http.crowd import Crowd
+from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.room import BodyRoom
 from bmc_proxy.http.routes import Router
 from bmc_proxy.sources import Allowance
@@ -96,21 +97,23 @@ class Channel(Protocol):
 
     Attributes:
         address: where it comes from.
+        source: what counts as one source of that address.
         certificate_user: whom its client certificate names.
         persistent: it lives on after the answer.
-        is_choked: what was written is not taken at the moment.
     """
 
     listener: Listener
     address: str
+    source: str
     certificate_user: str | None
-    persistent: int | bool
-    is_choked: bool
-
-    def expect_taken(self, octets: int) -> None: ...
+    persistent: bool
 
     def __hash__(self) -> int: ...
 
-    def request_line(self) -> tuple[bytes, bytes, bytes]: ...
+    def write(self, octets: bytes) -> None: ...
+
+    def pour(self, pouring: Pouring, octets: int) -> None: ...
+
+    def request_done(self) -> None: ...
 
     def loseConnection(self) -> None: ...

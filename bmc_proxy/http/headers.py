@@ -3,18 +3,17 @@
 import base64
 import binascii
 
-from twisted.web.http_headers import Headers
-
 from bmc_proxy.callers import Credentials
+from bmc_proxy.http.heads import Head
 
 FIXED_HEADERS = {
-    b"Content-Type": b"application/json",
-    b"Cache-Control": b"no-store",
-    b"Content-Security-Policy": b"default-src 'none'; frame-ancestors 'none'",
-    b"Referrer-Policy": b"no-referrer",
-    b"Strict-Transport-Security": b"max-age=31536000; includeSubDomains",
-    b"X-Content-Type-Options": b"nosniff",
-    b"X-Frame-Options": b"DENY",
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
 }
 
 # What older and newer firmware calls the cookie.
@@ -34,43 +33,44 @@ def logout_cookies() -> tuple[str, ...]:
     return tuple(f"{name}={_COOKIE_ATTRIBUTES}; Max-Age=0" for name in (SESSION_COOKIES[0], XSRF_COOKIE))
 
 
-def credentials_in(headers: Headers, method: bytes, certificate_user: str | None) -> Credentials:
+def credentials_in(head: Head, certificate_user: str | None) -> Credentials:
     """Return what a request brings to be known by. What cannot be read is as good as not there."""
     return Credentials(
         certificate_user=certificate_user,
-        token=_one(headers, b"X-Auth-Token"),
-        cookie_tokens=_session_cookies(headers),
-        xsrf_token=_one(headers, b"X-XSRF-TOKEN"),
-        basic=_basic(headers),
-        writes=method not in (b"GET", b"HEAD"),
+        token=_one(head, b"x-auth-token"),
+        cookie_tokens=_session_cookies(head) if b"cookie" in head else (),
+        xsrf_token=_one(head, b"x-xsrf-token"),
+        basic=_basic(head) if b"authorization" in head else None,
+        writes=head.method not in (b"GET", b"HEAD"),
     )
 
 
-def is_cross_site(headers: Headers) -> bool:
+def is_cross_site(head: Head) -> bool:
     """Return whether a browser says that a page of another site sent this (Fetch Metadata; RFC 6454, 7).
 
     Basic and client certificates go along with whatever a browser sends, so they would make such a page's wish ours.
     """
-    if _one(headers, b"Sec-Fetch-Site") in ("cross-site", "same-site"):
+    if _one(head, b"sec-fetch-site") in ("cross-site", "same-site"):
         return True
-    origins = headers.getRawHeaders(b"Origin", [])
-    return any(origin.partition(b"://")[2] != (headers.getRawHeaders(b"Host") or [b""])[0] for origin in origins)
+    if b"origin" not in head:
+        return False
+    return any(origin.partition(b"://")[2] != (head.values(b"host") or [b""])[0] for origin in head.values(b"origin"))
 
 
-def names_etag(headers: Headers, etag: str) -> bool:
+def names_etag(head: Head, etag: str) -> bool:
     """Return whether If-None-Match says that the client has this (RFC 9110, 13.1.2)."""
-    named = b",".join(headers.getRawHeaders(b"If-None-Match", [])).decode("latin-1")
+    named = b",".join(head.values(b"if-none-match")).decode("latin-1")
     return any(each.strip().removeprefix("W/") in (etag, "*") for each in named.split(","))
 
 
-def _one(headers: Headers, name: bytes) -> str | None:
-    values = headers.getRawHeaders(name, [])
+def _one(head: Head, name: bytes) -> str | None:
+    values = head.values(name)
     return values[0].decode("latin-1") if len(values) == 1 and values[0] else None
 
 
-def _session_cookies(headers: Headers) -> tuple[str, ...]:
+def _session_cookies(head: Head) -> tuple[str, ...]:
     found = []
-    for line in headers.getRawHeaders(b"Cookie", []):
+    for line in head.values(b"cookie"):
         for pair in line.decode("latin-1").split(";"):
             name, _, value = pair.strip().partition("=")
             if name in SESSION_COOKIES:
@@ -78,9 +78,9 @@ def _session_cookies(headers: Headers) -> tuple[str, ...]:
     return tuple(found[:4])
 
 
-def _basic(headers: Headers) -> tuple[str, str] | None:
+def _basic(head: Head) -> tuple[str, str] | None:
     """Return user and password of an Authorization header (RFC 7617, in UTF-8)."""
-    scheme, _, value = (_one(headers, b"Authorization") or "").partition(" ")
+    scheme, _, value = (_one(head, b"authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:

@@ -27,23 +27,23 @@ class BodyRoom:
 
     Args:
         limit: in octets.
+
+    Attributes:
+        held_octets: how many are held.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._holdings: set[Holding] = set()
         self._sources: Counter[str] = Counter()
-
-    @property
-    def held_octets(self) -> int:
-        """How many octets are held."""
-        return self._sources.total()
+        self.held_octets = 0
 
     def take(self, holding: Holding, octets: int) -> bool:
         """Hold more of a body; return False, and hold nothing of it any more, where there is no room."""
         self._holdings.add(holding)
         holding.octets += octets
         self._sources[holding.source] += octets
+        self.held_octets += octets
         while self.held_octets > self.limit:
             give_up = self._who_gives_up(holding)
             if give_up is None:
@@ -57,6 +57,7 @@ class BodyRoom:
         if holding in self._holdings:
             self._holdings.remove(holding)
             self._sources[holding.source] -= holding.octets
+            self.held_octets -= holding.octets
             if not self._sources[holding.source]:
                 del self._sources[holding.source]
         holding.octets = 0

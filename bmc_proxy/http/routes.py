@@ -29,11 +29,22 @@ class Router:
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._dialects = dialects
+        self._dialect_at: dict[bytes, Dialect] = {}
         self._routes = {path: methods for dialect in dialects for path, methods in dialect.routes.items()}
+        # What most ask for, found at once.
+        self._exact = {
+            (method.encode(), path.encode()): Found(route, path, "")
+            for path, methods in self._routes.items()
+            for method, route in methods.items()
+        }
+        self._dialect_at = {path.encode(): self.dialect_for(path.encode()) for path in self._routes}
         self._before_rest = [path.removesuffix("{*}") for path in self._routes if path.endswith(_WITH_REST)]
 
-    def find(self, method: str, path: bytes) -> Found | Problem:
+    def find(self, method: bytes, path: bytes) -> Found | Problem:
         """Return the route of a path, or the 404 or 405 that it gets."""
+        return self._exact.get((method, path)) or self._look(method.decode("latin-1"), path)
+
+    def _look(self, method: str, path: bytes) -> Found | Problem:
         pattern, argument = self._pattern_of(path)
         methods = self._routes.get(pattern)
         if methods is None:
@@ -46,11 +57,15 @@ class Router:
 
     def pattern_of(self, path: bytes) -> str:
         """Return what a path is called in the log: one of ours, or "-", as anything else is a stranger's text."""
+        if path in self._dialect_at:
+            return path.decode()
         pattern, _ = self._pattern_of(path)
         return pattern if pattern in self._routes else "-"
 
     def dialect_for(self, path: bytes) -> Dialect:
         """Return the dialect that answers for a path."""
+        if path in self._dialect_at:
+            return self._dialect_at[path]
         text = path.decode("latin-1")
         found = (dialect for dialect in self._dialects if text.startswith(dialect.prefixes))
         return next(found, self._dialects[0])

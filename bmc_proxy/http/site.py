@@ -4,10 +4,10 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
-from twisted.web.http import HTTPFactory, Request
 
-from bmc_proxy.http.channel import IDLE_TIMEOUT_S, ExchangeChannel
+from bmc_proxy.http.channel import ExchangeChannel
 from bmc_proxy.http.edge import Edge
 from bmc_proxy.sources import source_of
 from runtime import endpoints
@@ -15,7 +15,7 @@ from runtime import endpoints
 LOOK_EVERY_S = 1.0
 
 
-class ExchangeSite(HTTPFactory):
+class ExchangeSite(Factory):
     """Makes an `ExchangeChannel` for each connection of one listener.
 
     Args:
@@ -26,7 +26,6 @@ class ExchangeSite(HTTPFactory):
     noisy = False
 
     def __init__(self, edge: Edge, *, is_anonymous: bool) -> None:
-        super().__init__(timeout=IDLE_TIMEOUT_S, reactor=edge.reactor)
         self.edge = edge
         self.is_anonymous = is_anonymous
         self.channels: set[ExchangeChannel] = set()
@@ -36,7 +35,7 @@ class ExchangeSite(HTTPFactory):
         self._looking.clock = edge.reactor
 
     def startFactory(self) -> None:
-        """Begin to look after what arrives slowly. Twisted's own begins to write a log and a date."""
+        """Begin to look after what arrives slowly."""
         self._looking.start(LOOK_EVERY_S, now=False)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -46,12 +45,8 @@ class ExchangeSite(HTTPFactory):
         if not self.edge.allowances.may_connect(source) or not self.edge.crowd.has_room_for(source):
             self.edge.tell_of_stranger("connection refused", address=host, reason="too many connections")
             return None
-        channel = ExchangeChannel()
+        channel = ExchangeChannel(self)
         channel.factory = self
-        channel.listener = self
-        # As HTTPFactory does for its own channels.
-        channel.callLater = self.reactor.callLater  # type: ignore[method-assign, assignment]
-        channel.timeOut = IDLE_TIMEOUT_S
         self.channels.add(channel)
         return channel
 
@@ -86,6 +81,3 @@ class ExchangeSite(HTTPFactory):
                 self._looking.stop()
             drained, self._drained = self._drained, None
             drained.callback(None)
-
-    def log(self, request: Request) -> None:
-        """Twisted's access log is not used: `ExchangeRequest` logs each request."""
