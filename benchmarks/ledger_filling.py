@@ -29,7 +29,7 @@ _Row = dict[str, Any]
 def fill(state_dir: Path, count: int) -> None:
     """Add so many certificates to the ledger of an agent that does not run and has issued one at least.
 
-    The subject of what it issued must hold a number of seven digits, such as hmc0000000.example.
+    The subject of what it issued must hold letters and a number of seven digits, such as hmc0000000.example.
     """
     with closing(sqlite3.connect(state_dir / "ledger.sqlite", isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
@@ -81,17 +81,17 @@ def _add(connection: sqlite3.Connection, numbers: range) -> None:
 
 def _copies(first: _Row, signing: _Row, signed: _Row, at_ms: int, numbers: range) -> Iterator[tuple[_Row, _Row, _Row]]:
     """Yield the ledger's row of each copy, and what the audit tells of it."""
-    found = re.search(r"\d{7}", first["subject"])
+    found = re.search(r"([a-z]+)\d{7}", first["subject"])
     assert found is not None, first["subject"]
-    old_number = found.group()
+    old_name = found.group()
     for number in numbers:
-        new_number = f"{number:07}"
+        new_name = f"{found.group(1)}{number:07}"
         serial = new_serial()
-        tbs = first["tbs"].replace(first["serial"], serial).replace(old_number.encode(), new_number.encode())
+        tbs = first["tbs"].replace(first["serial"], serial).replace(old_name.encode(), new_name.encode())
         csr, key = hashlib.sha256(serial + b"csr").digest(), hashlib.sha256(serial + b"key").digest()
         row = first | {
             "serial": serial,
-            "subject": first["subject"].replace(old_number, new_number),
+            "subject": first["subject"].replace(old_name, new_name),
             "tbs": tbs,
             "csr_sha256": csr,
             "key_sha256": key,

@@ -1,0 +1,43 @@
+"""The parts of `make bench` that need no other server; the whole of it is measured by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import csrs
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from processes import SIGN_CSR, post, run, running_pair
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def test_filled_ledger(tmp_path: Path) -> None:
+    """A ledger that was filled with copies is one that the agent's own commands take: audit, list, and pages."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hmc0000000.example")])
+    with running_pair(tmp_path) as pair:
+        csr = csrs.pem(csrs.make_csr(subject=name))
+        assert post(pair.url + SIGN_CSR, json.dumps({"data": [csr]})).status == 200
+        assert pair.agent.stop() == 0
+    command = [sys.executable, str(BENCHMARKS / "ledger_filling.py"), str(pair.agent_state), "1500"]
+    subprocess.run(command, check=True)
+
+    verified = run("vmi-agent", "audit", "verify", "--state-dir", str(pair.agent_state))
+    listed = run("vmi-agent", "certs", "list", "--state-dir", str(pair.agent_state)).stdout.splitlines()
+    found = run("vmi-agent", "certs", "list", "--state-dir", str(pair.agent_state), "--subject", "hmc0001499")
+
+    assert verified.returncode == 0, verified.stderr
+    assert len(listed) == 1501
+    assert len(found.stdout.splitlines()) == 1
+
+
+def test_bench_of_the_proxy(tmp_path: Path) -> None:
+    """The bench starts, measures, and tells of its setting and its ratios."""
+    command = [sys.executable, str(BENCHMARKS / "bench.py"), "--parts", "proxy", "--rounds", "1"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    for word in ("cores", "cryptography", "proxy's memory at rest", "from exec to ready"):
+        assert word in done.stdout
+    assert (tmp_path / "results.json").exists()
