@@ -9,8 +9,6 @@ from measure import Taken, taken
 from peers import Peer
 
 TIMEOUT_S = 30
-# The least that makes a run: a shorter one says nothing.
-LEAST = 20
 _SCRIPT = Path(__file__).parent / "sign.lua"
 
 
@@ -93,8 +91,9 @@ class Load:
         after = {name: taken(pid) for name, pid in peer.processes.items()}
         self._sent[peer.name] = first + int(told["asked"])
         signed = int(told["signed"])
-        if signed < LEAST:
-            raise WrongAnswer(f"{peer.name}, {mode.name}: {signed} signed. Were there too few CSRs (--csrs)?")
+        if not signed:
+            why = "all CSRs are used up, make more (--csrs)" if told["exhausted"] else "no answer in time"
+            raise WrongAnswer(f"{peer.name}, {mode.name}: {why}")
         return Run(
             signed,
             told["ended"] - told["began"],
