@@ -2,6 +2,7 @@
 # make test   everything that must hold: lint, types, tests
 # make coverage   whether the tests of what judges and signs reach every branch of it
 # make fuzz   the fuzz targets, FUZZ_S seconds each, FUZZ_JOBS at a time
+# make bench  ours beside cfssl and step-ca; installs those (Debian), BENCH says what: make bench BENCH="--kinds p256"
 # make soak   everything at once for SOAK_S seconds, and the promises at the end
 
 PYTHON ?= python3
@@ -12,6 +13,7 @@ HTTP_PORT ?= 8080
 HTTPS_PORT ?= 8443
 FUZZ_S ?= 60
 SOAK_S ?= 600
+BENCH ?=
 FUZZ_JOBS ?= 2
 
 BIN = $(VENV)/bin
@@ -20,7 +22,7 @@ BIN = $(VENV)/bin
 COVERING = connection connection_stateful csr_corpus der frame issuing judging key_policy patterns profile_file \
     profiles records shared_ledger vectors
 
-.PHONY: run test lint format coverage fuzz soak clean scanner
+.PHONY: run test lint format coverage fuzz soak bench clean scanner
 
 run: $(VENV)/.for-run
 	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT) --https-port $(HTTPS_PORT)
@@ -47,6 +49,10 @@ fuzz: $(VENV)/.for-test
 soak: $(VENV)/.for-test
 	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_S)
 
+bench: $(VENV)/.for-bench
+	benchmarks/install_peers build/bench
+	$(BIN)/python benchmarks/bench.py --out build/bench $(BENCH)
+
 # The TLS scanner wants an older cryptography than ours, so it has an environment of its own.
 scanner: $(VENV)/scanner/bin/sslyze
 
@@ -67,4 +73,8 @@ $(VENV)/.for-run: setup.cfg pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.for-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
+	@touch $@
+
+$(VENV)/.for-bench: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	@touch $@

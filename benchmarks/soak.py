@@ -162,7 +162,7 @@ async def restarts(run_: Run, agents: Sequence[Agent]) -> None:
 
 
 async def operator(run_: Run, state_dir: Path) -> None:
-    """Revoke what was issued lately, and rotate the CA twice."""
+    """Revoke one certificate after the other, and rotate the CA twice."""
     kinds = ["p384", "p256"]
     while run_.goes_on():
         await asyncio.sleep(min(REVOKE_EVERY_S, (run_.until - run_.began) / 20))
@@ -171,13 +171,13 @@ async def operator(run_: Run, state_dir: Path) -> None:
             command = ["vmi-agent", "ca", "rotate", "--state-dir", str(state_dir), "--key-type", kinds.pop()]
             run_.rotations += 1
         else:
-            listed = ["vmi-agent", "certs", "list", "--state-dir", str(state_dir), "--json", "--limit", "5"]
-            rows = json.loads((await asyncio.to_thread(run, *listed)).stdout)
-            serials = [row["serial"] for row in rows if row["serial"] not in run_.revoked]
-            if not serials:
+            listed = ["vmi-agent", "certs", "list", "--state-dir", str(state_dir), "--json"]
+            rows = json.loads((await asyncio.to_thread(run, *listed, "--status", "valid", "--limit", "1")).stdout)
+            if not rows:
                 continue
-            run_.revoked.add(serials[0])
-            command = ["vmi-agent", "certs", "revoke", serials[0], "--state-dir", str(state_dir)]
+            [serial] = (row["serial"] for row in rows)
+            run_.revoked.add(serial)
+            command = ["vmi-agent", "certs", "revoke", serial, "--state-dir", str(state_dir)]
         done = await asyncio.to_thread(run, *command)
         run_.statuses[" ".join(command[1:3])] += 1
         if done.returncode:

@@ -94,7 +94,7 @@ def main() -> None:
 @settings.option(
     "--max-waiting",
     type=click.IntRange(0, 65_536),
-    default=256,
+    default=160,
     show_default=True,
     help="Requests that wait for an agent with room; each address has a fair share.",
 )

@@ -131,7 +131,7 @@ def check_der(text: str) -> None:
     assert is_certificate(pem) == (parts == 3)
     # Through another label, the same octets are found again, however the lines end.
     for again in (pem, pem.replace("\n", "\r\n"), pem.replace("\n", ""), "\n" + pem.replace("\n", " ")):
-        assert csr_to_der(again.replace(" CERTIFICATE", " NEW CERTIFICATE REQUEST")) == der
+        assert csr_to_der(again.replace(" CERTIFICATE-----", " NEW CERTIFICATE REQUEST-----")) == der
 
 
 def one_input(data: bytes) -> None:

@@ -251,6 +251,9 @@ class Connection:
     def close(self) -> None:
         """The transport is gone, or about to go: nothing is sent or yielded any more."""
         self.closed = True
+        # Nothing more is read: what came behind a fault is not held until the socket is closed as well.
+        self._decoder = FrameDecoder()
+        self._assembly = RecordAssembly(self._hello.max_record)
 
     # Inside
 

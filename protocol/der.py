@@ -62,11 +62,13 @@ def children(der: bytes) -> list[bytes]:
         raise DerError("octets after the element")
     found = []
     while at < end:
-        # The short ones, which most are, without a call; `read` lets no element reach past the end of both.
-        if at + 1 < end and der[at + 1] < 0x80 and der[at] & 0x1F != 0x1F and at + 2 + der[at + 1] <= end:
+        # The form that most elements have is read here, without a call; the others, and what is wrong, by `read`.
+        if at + 1 < end and der[at] & 0x1F != 0x1F and der[at + 1] < 0x80:
             stop = at + 2 + der[at + 1]
         else:
             _, _, stop = read(der, at)
+        if stop > end:
+            raise DerError("an element reaches past the end")
         found.append(der[at:stop])
         at = stop
     return found

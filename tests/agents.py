@@ -1,23 +1,25 @@
 """Parts of an agent for the tests, all of them real."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr
 from runtime.state_dir import make as make_state_dir
 from vmi_agent.ca import authority, ca_life, ca_store
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody.opening import Access
-from vmi_agent.dispatch import Dispatch
-from vmi_agent.issuing import Issuing
+from vmi_agent.dispatch import Dispatch, Outcome
+from vmi_agent.issuing import Issued, Issuing
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing
 from vmi_agent.status.responder import Responders
+from vmi_agent.walks import Walk, alone
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
@@ -62,6 +64,18 @@ def load_ca(state_dir: Path) -> Authority:
 
 
 @dataclass
+class Alone:
+    """Issues for one request at a time, in the thread of the caller."""
+
+    issuing: Issuing
+    ledger: Ledger
+
+    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
+        """Do what `Issuing.issue` does, to its end."""
+        return alone(self.issuing.issue(request, still_wanted), self.ledger)
+
+
+@dataclass
 class Agent:
     """The parts of an agent, as `vmi_agent.service` puts them together.
 
@@ -71,11 +85,20 @@ class Agent:
 
     ledger: Ledger
     generations: Generations
-    issuing: Issuing
+    issuing: Alone
     publishing: Publishing
     responder: OcspResponder
     dispatch: Dispatch
     failures: list[BaseException]
+
+    def go(self, function: Callable[..., Walk[Any]], *arguments: Any) -> Any:
+        """Go the way of a coroutine function to its end, in the thread of the caller."""
+        return alone(function(*arguments), self.ledger)
+
+    def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
+        """Do what `Dispatch.sign` does, to its end."""
+        outcome: Outcome = self.go(self.dispatch.sign, request, csr_sha256, still_wanted)
+        return outcome
 
 
 @contextmanager
@@ -102,13 +125,13 @@ def open_agent(
             ca_life.create(state_dir, key_type, access, time(), ledger.note)
         failures: list[BaseException] = []
         generations = Generations(state_dir, access, publish_at, time(), lambda *_: None)
-        issuing = Issuing(lambda: generations.current, ledger, (profile or Profile(),), time)
+        issuing = Issuing(lambda: generations.current, (profile or Profile(),), time)
         publishing = Publishing(generations, ledger, timedelta(days=7), timedelta(days=1), time)
         responders = Responders(state_dir, access.passphrase, ledger, time)
         responder = OcspResponder(generations, responders, ledger, time, failures.append)
         report = lambda error, _: failures.append(error)  # noqa: E731  # one line, used once
-        dispatch = Dispatch(generations, issuing, publishing, responder, ledger, time, report)
-        yield Agent(ledger, generations, issuing, publishing, responder, dispatch, failures)
+        dispatch = Dispatch(generations, issuing, publishing, responder, time, report)
+        yield Agent(ledger, generations, Alone(issuing, ledger), publishing, responder, dispatch, failures)
         generations.close()
     finally:
         ledger.close()
@@ -117,7 +140,7 @@ def open_agent(
 @contextmanager
 def issuing(
     state_dir: Path, time: Time, *, key_type: str = "p256", profile: Profile | None = None
-) -> Iterator[tuple[Issuing, Authority]]:
+) -> Iterator[tuple[Alone, Authority]]:
     """Open an agent's issuing alone, with the CA that it issues under."""
     with open_agent(state_dir, time, key_type=key_type, profile=profile) as agent:
         yield agent.issuing, agent.generations.current

@@ -54,7 +54,7 @@ NO_HELLO = b"GET / HTTP/1.1\r\nHost: stranger\r\n\r\n"
 
 def sign(agent: Agent, csr: bytes, user: str = "hmc1", key: bytes = bytes(16)) -> bytes:
     """Have a certificate signed by the parts of an agent; return its serial."""
-    outcome = agent.dispatch.sign(request(csr, user=user, key=key), sha256(csr).digest(), always)
+    outcome = agent.sign(request(csr, user=user, key=key), sha256(csr).digest(), always)
     assert isinstance(outcome.answer, Signed), outcome
     return bytes.fromhex(outcome.fields["serial"])
 
@@ -94,7 +94,7 @@ def _live(agent: Agent, state: Path, time: Time) -> None:
     serial = sign(agent, csr)
     assert sign(agent, csr) == serial
     broken = csr[:-1] + bytes((csr[-1] ^ 1,))
-    agent.dispatch.sign(request(broken, user="mallory"), sha256(broken).digest(), always)
+    agent.sign(request(broken, user="mallory"), sha256(broken).digest(), always)
     now_ms = milliseconds(time())
     agent.ledger.change(lambda connection: revoke(connection, serial, Reason.certificateHold, now_ms, "tester"))
     agent.ledger.change(lambda connection: release(connection, serial, now_ms, "tester"))

@@ -16,7 +16,7 @@ from csrs import make_csr
 from sqlalchemy import Connection
 
 from vmi_agent.ca.certificate import SERIAL_OCTETS
-from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.issuing import milliseconds
 from vmi_agent.status import revocation
 from vmi_agent.status.revocation import Reason
@@ -41,6 +41,8 @@ class KeyAway:
     Args:
         custody: has the key.
     """
+
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody) -> None:
         self._custody = custody

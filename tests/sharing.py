@@ -12,7 +12,7 @@ from agents import Agent, Time, always, open_agent, request
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from protocol.records import Signed
-from vmi_agent.custody import Custody
+from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import reading
@@ -29,6 +29,8 @@ class WaitingKey:
         may_sign: what it waits for.
         signed: what it was asked to sign.
     """
+
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody) -> None:
         self._custody = custody
@@ -70,7 +72,7 @@ def two_agents(state_dir: Path, time: Time, **second: Any) -> Iterator[tuple[Age
 
 def leaf_of(agent: Agent, csr: bytes, **options: Any) -> bytes:
     """Ask an agent to sign; return the leaf."""
-    answer = agent.dispatch.sign(request(csr, **options), sha256(csr).digest(), always).answer
+    answer = agent.sign(request(csr, **options), sha256(csr).digest(), always).answer
     assert isinstance(answer, Signed), answer
     return answer.chain[0]
 

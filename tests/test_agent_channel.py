@@ -230,7 +230,7 @@ def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
 
 def server_of(dispatch: Dispatch, hello: Hello, in_thread: InThread = Deferred) -> AgentServer:
     """Return an agent in memory, whose threads do nothing unless they are given."""
-    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, at_once=1, max_requests=1)
+    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, in_thread, at_once=1, max_requests=1)
 
 
 def connected(server: AgentServer) -> tuple[AgentChannel, StringTransport]:
@@ -319,7 +319,7 @@ def test_agent_is_fair_between_connections(tmp_path: Path) -> None:
 
     with open_agent(tmp_path, Time()) as agent:
         hello = replace(AGENT_HELLO, window=9)
-        server = AgentServer(Clock(), agent.dispatch, lambda: hello, in_thread, at_once=1, max_requests=4)
+        server = AgentServer(Clock(), agent.dispatch, lambda: hello, in_thread, in_thread, at_once=1, max_requests=4)
         (flooding, flood), (asking, quiet) = connected(server), connected(server)
         for number in range(1, 7):
             flooding.dataReceived(encode(request(make_csr(), user=f"flood{number}"), number))
@@ -367,7 +367,7 @@ def test_agent_whose_root_changes_before_the_peers_hello(tmp_path: Path) -> None
     """A proxy that was told the old generation in HELLO is told the new one as soon as it can be."""
     with open_agent(tmp_path, Time()) as agent:
         hellos = [AGENT_HELLO, replace(AGENT_HELLO, root_generation=AGENT_HELLO.root_generation + 1)]
-        server = AgentServer(Clock(), agent.dispatch, lambda: hellos[0], Deferred, at_once=1, max_requests=1)
+        server = AgentServer(Clock(), agent.dispatch, lambda: hellos[0], Deferred, Deferred, at_once=1, max_requests=1)
         transport = StringTransport()
         channel = server.buildProtocol(transport.getPeer())
         assert channel is not None

@@ -44,7 +44,9 @@ async def agent_server(state_dir: Path) -> AsyncIterator[tuple[AgentServer, ILis
     in_thread = partial(deferToThreadPool, reactor, pool)
     with open_agent(state_dir, Time()) as agent:
         pool.start()
-        server = AgentServer(reactor, agent.dispatch, lambda: AGENT_HELLO, in_thread, at_once=16, max_requests=100)
+        server = AgentServer(
+            reactor, agent.dispatch, lambda: AGENT_HELLO, in_thread, partial(in_thread, agent.go), 16, 100
+        )
         port = await server_endpoint(reactor, "listen", "tcp:0:interface=127.0.0.1").listen(server)
         try:
             yield server, port

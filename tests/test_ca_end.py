@@ -44,7 +44,7 @@ def test_ca_that_has_ended(tmp_path: Path, after: timedelta) -> None:
     with open_agent(tmp_path, time) as agent:
         with pytest.raises(CustodyError, match="vmi-agent ca rotate"):
             agent.issuing.issue(request(make_csr()), always)
-        outcome = agent.dispatch.sign(request(make_csr()), bytes(32), always)
+        outcome = agent.sign(request(make_csr()), bytes(32), always)
         counted = agent.ledger.read(lambda connection: connection.exec_driver_sql("SELECT * FROM issuance").all())
 
     assert isinstance(outcome.answer, Error)

@@ -269,6 +269,15 @@ def test_held_octets_are_those_of_a_frame_and_a_record_that_are_not_whole() -> N
     assert agent.held_octets == 100 + 20
 
 
+def test_nothing_is_held_behind_a_fault() -> None:
+    """What came with octets that broke the protocol is dropped with the connection, not kept until its socket is."""
+    agent = ready(Role.AGENT)
+    agent.receive_data(encode(CHAIN, 1) + frame(0x10, 2, bytes(10_000))[:5_000], 1.0)
+    with pytest.raises(RemoteProtocolError):
+        events_of(agent)
+    assert (agent.closed, agent.held_octets) == (True, 0)
+
+
 def test_drain_is_said_once() -> None:
     """Draining twice tells the asker once; a PING follows, so that it is known when nothing more can come."""
     agent = ready(Role.AGENT)

@@ -101,7 +101,7 @@ def test_power_fails_after_a_sync_failed_and_the_agent_was_restarted(tmp_path: P
         received += receive_in_turn(port_of_agent(agent), faults, [second, third])
         assert len(received) == len(questions())
         agent.stop(signal.SIGKILL)
-    assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST // 4)
+    assert_each_loss_is_survived(tmp_path, disk, faults.calls(), received, IN_MAKE_TEST)
 
 
 def test_power_fails_after_a_sync_failed_and_the_agent_went_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agents import Time, always, issuing, request
+from agents import Alone, Time, always, issuing, request
 from corpus_table import EXPECTED
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -17,7 +17,6 @@ from processes import SIGN_CSR, post, running_pair
 
 from protocol import der
 from vmi_agent.errors import Refused
-from vmi_agent.issuing import Issuing
 
 CORPUS = Path(__file__).parent / "corpus"
 CSRS = CORPUS / "csrs"
@@ -68,7 +67,7 @@ def read(name: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def corpus_issuing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuing]:
+def corpus_issuing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
     """Yield one CA for the whole corpus."""
     with issuing(tmp_path_factory.mktemp("corpus"), Time()) as (opened, _):
         yield opened
@@ -94,7 +93,7 @@ def to_be_signed(name: str, csr: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "expected"), EXPECTED.items(), ids=EXPECTED.keys())
-def test_corpus_judged(name: str, expected: str, corpus_issuing: Issuing, tmp_path: Path) -> None:
+def test_corpus_judged(name: str, expected: str, corpus_issuing: Alone, tmp_path: Path) -> None:
     """A CSR of the corpus is refused with its code, or gets a leaf with its own subject and key, octet for octet."""
     csr = read(name)
     try:
@@ -112,7 +111,7 @@ def test_corpus_judged(name: str, expected: str, corpus_issuing: Issuing, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "said"), SAID.items(), ids=SAID.keys())
-def test_corpus_weak_key_is_told_its_class(name: str, said: str, corpus_issuing: Issuing) -> None:
+def test_corpus_weak_key_is_told_its_class(name: str, said: str, corpus_issuing: Alone) -> None:
     """A weak key is refused for the weakness that it was made with, in words that name it."""
     with pytest.raises(Refused, match=said):
         corpus_issuing.issue(request(read(name)), always)

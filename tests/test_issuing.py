@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import START, Time, always, create_ca, issuing, open_agent, request
+from agents import START, Alone, Time, always, create_ca, issuing, open_agent, request
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from csrs import OPENSSL_KEYS, make_csr, openssl_csr
@@ -27,7 +27,7 @@ from protocol import der
 from protocol.errors import ErrorCode
 from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
-from vmi_agent.issuing import Issuing, sign_recorded, utc_now
+from vmi_agent.issuing import sign_recorded, utc_now
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.ledger_schema import FILE_NAME, writing
@@ -41,7 +41,7 @@ def time() -> Time:
 
 
 @pytest.fixture
-def open_issuing(tmp_path: Path, time: Time) -> Iterator[Issuing]:
+def open_issuing(tmp_path: Path, time: Time) -> Iterator[Alone]:
     """Yield a P-256 CA with an empty ledger."""
     with issuing(tmp_path, time) as (opened, _):
         yield opened
@@ -117,7 +117,7 @@ def csr_with_strings(string_mask: str, directory: Path) -> bytes:
 
 
 @pytest.mark.parametrize("string_mask", ["utf8only", "pkix", "MASK:0x800"], ids=["UTF8", "printable", "BMP"])
-def test_issue_keeps_the_subjects_string_types(string_mask: str, tmp_path: Path, open_issuing: Issuing) -> None:
+def test_issue_keeps_the_subjects_string_types(string_mask: str, tmp_path: Path, open_issuing: Alone) -> None:
     """The subject is the CSR's, octet for octet, whatever string types it is written in."""
     csr = csr_with_strings(string_mask, tmp_path)
 
@@ -126,14 +126,14 @@ def test_issue_keeps_the_subjects_string_types(string_mask: str, tmp_path: Path,
     assert der.leaf_subject_and_key(chain[0]) == der.csr_subject_and_key(csr)
 
 
-def test_issue_with_a_subject_that_cannot_be_read(tmp_path: Path, open_issuing: Issuing) -> None:
+def test_issue_with_a_subject_that_cannot_be_read(tmp_path: Path, open_issuing: Alone) -> None:
     """A TeletexString beyond ASCII, which every reader reads differently, is refused with advice."""
     with pytest.raises(Refused, match="UTF-8") as caught:
         open_issuing.issue(request(csr_with_strings("nombstr", tmp_path)), always)
     assert caught.value.code is ErrorCode.CSR_POLICY
 
 
-def test_issue_copies_the_names(open_issuing: Issuing) -> None:
+def test_issue_copies_the_names(open_issuing: Alone) -> None:
     """Alternative names that the profile allows are in the leaf, and not critical."""
     names = x509.SubjectAlternativeName([x509.DNSName("hmc1.example.com"), x509.RFC822Name("hmc@example.com")])
 
@@ -145,7 +145,7 @@ def test_issue_copies_the_names(open_issuing: Issuing) -> None:
     assert (extension.value, extension.critical) == (names, False)
 
 
-def test_issue_dates(open_issuing: Issuing) -> None:
+def test_issue_dates(open_issuing: Alone) -> None:
     """notBefore lies five minutes back; the validity is 365 days, its last second included."""
     chain = open_issuing.issue(request(make_csr()), always).chain
 
@@ -179,7 +179,7 @@ def test_issue_near_the_end_of_the_root(tmp_path: Path, time: Time) -> None:
     assert leaf.not_valid_after_utc == ca.root.not_valid_after_utc
 
 
-def test_issue_gives_each_leaf_its_own_serial(open_issuing: Issuing) -> None:
+def test_issue_gives_each_leaf_its_own_serial(open_issuing: Alone) -> None:
     """No two serials are equal."""
     users = [f"hmc{number}" for number in range(50)]
     csr = make_csr()
@@ -192,7 +192,7 @@ def test_issue_gives_each_leaf_its_own_serial(open_issuing: Issuing) -> None:
 # The ledger's part
 
 
-def test_issue_records_what_was_signed(tmp_path: Path, open_issuing: Issuing) -> None:
+def test_issue_records_what_was_signed(tmp_path: Path, open_issuing: Alone) -> None:
     """The row holds requester, CSR hash, the signed TBS octet for octet, and the signature."""
     chain = open_issuing.issue(request(make_csr()), always).chain
 
@@ -213,6 +213,7 @@ class WatchingCustody:
         self.seen: list[tuple[str, bytes]] = []
         self.asked_for: list[bytes] = []
         self.sign_something_else = False
+        self.pace = inner.pace
 
     @property
     def public_key(self) -> Any:
@@ -231,15 +232,15 @@ class WatchingCustody:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, time: Time) -> Iterator[tuple[Issuing, WatchingCustody]]:
+def watched(tmp_path: Path, time: Time) -> Iterator[tuple[Alone, WatchingCustody]]:
     """Yield a CA whose custody is watched."""
     with issuing(tmp_path, time) as (opened, ca):
         custody = WatchingCustody(ca.custody, tmp_path)
-        opened._current = lambda: replace(ca, custody=custody)
+        opened.issuing._current = lambda: replace(ca, custody=custody)
         yield opened, custody
 
 
-def test_issue_records_the_intent_before_the_key_is_used(watched: tuple[Issuing, WatchingCustody]) -> None:
+def test_issue_records_the_intent_before_the_key_is_used(watched: tuple[Alone, WatchingCustody]) -> None:
     """When the key is asked to sign, the very TBS stands in the ledger as pending, for any process to see."""
     opened, custody = watched
 
@@ -249,7 +250,7 @@ def test_issue_records_the_intent_before_the_key_is_used(watched: tuple[Issuing,
     assert x509.load_der_x509_certificate(chain[0]).tbs_certificate_bytes == custody.asked_for[0]
 
 
-def test_issue_checks_what_was_signed(watched: tuple[Issuing, WatchingCustody], tmp_path: Path) -> None:
+def test_issue_checks_what_was_signed(watched: tuple[Alone, WatchingCustody], tmp_path: Path) -> None:
     """A signature that does not verify is not recorded and does not leave; the next request is served."""
     opened, custody = watched
     custody.sign_something_else = True
@@ -288,25 +289,39 @@ def test_issue_checks_whom_the_certificate_is_for(tmp_path: Path, time: Time, ot
     """A certificate with another key or subject than was asked for is neither recorded nor given to anybody."""
     with open_agent(tmp_path, time) as agent:
         leaf = agent.issuing.issue(request(make_csr()), always).chain[0]
-        asked = x509.load_der_x509_csr(make_csr(**other))
+        subject, key = der.csr_subject_and_key(make_csr(**other))
         with pytest.raises(SelfCheckFailed, match="not the one that was asked for"):
-            sign_recorded(
-                intent_of(leaf), agent.generations.current, agent.ledger, time, asked.subject, asked.public_key()
-            )
+            agent.go(sign_recorded, intent_of(leaf), agent.generations.current, time, subject, key)
     assert [row["status"] for row in rows(tmp_path)] == ["issued"]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"name": x509.Name([]).public_bytes()}, {"signature_algorithm": bytes.fromhex("300a06082a8648ce3d040303")}],
+    ids=["name", "algorithm"],
+)
+def test_issue_checks_what_the_certificate_says_of_its_issuer(
+    tmp_path: Path, time: Time, mistake: dict[str, Any]
+) -> None:
+    """A certificate that names another issuer, or another algorithm than its CA signs with, is given to nobody."""
+    with issuing(tmp_path, time) as (opened, ca):
+        opened.issuing._current = lambda: replace(ca, issuer=replace(ca.issuer, **mistake))
+        with pytest.raises(SelfCheckFailed, match="does not verify under the CA"):
+            opened.issue(request(make_csr()), always)
+    assert [row["status"] for row in rows(tmp_path)] == ["pending"]
 
 
 def test_issue_checks_that_no_leaf_outlives_its_issuer(tmp_path: Path, time: Time) -> None:
     """Where the end of the issuer's validity was got wrong, nothing that ends after it is given to anybody."""
     with issuing(tmp_path, time, profile=Profile(validity=timedelta(days=8000))) as (opened, ca):
         mistaken = replace(ca.issuer, not_after=ca.issuer.not_after + timedelta(days=1))
-        opened._current = lambda: replace(ca, issuer=mistaken)
+        opened.issuing._current = lambda: replace(ca, issuer=mistaken)
         with pytest.raises(SelfCheckFailed, match="outlives"):
             opened.issue(request(make_csr()), always)
     assert [row["status"] for row in rows(tmp_path)] == ["pending"]
 
 
-def test_issue_under_a_ca_that_has_ended(open_issuing: Issuing, time: Time, tmp_path: Path) -> None:
+def test_issue_under_a_ca_that_has_ended(open_issuing: Alone, time: Time, tmp_path: Path) -> None:
     """From the CA's last second on nothing is recorded, and whoever runs it is told what to do."""
     time.advance(days=20 * 365, minutes=-5)
     with pytest.raises(CustodyError, match="vmi-agent ca rotate"):
@@ -319,7 +334,7 @@ def test_utc_now_is_aware() -> None:
     assert utc_now().tzinfo is UTC
 
 
-def test_issue_for_nobody(open_issuing: Issuing, tmp_path: Path) -> None:
+def test_issue_for_nobody(open_issuing: Alone, tmp_path: Path) -> None:
     """Where the asker has given up, nothing is recorded."""
 
     def gave_up() -> None:
@@ -330,7 +345,7 @@ def test_issue_for_nobody(open_issuing: Issuing, tmp_path: Path) -> None:
     assert rows(tmp_path) == []
 
 
-def test_issue_that_is_refused_records_nothing(open_issuing: Issuing, tmp_path: Path) -> None:
+def test_issue_that_is_refused_records_nothing(open_issuing: Alone, tmp_path: Path) -> None:
     """A refused CSR leaves no intent."""
     with pytest.raises(Refused):
         open_issuing.issue(request(b"no CSR"), always)
@@ -341,7 +356,7 @@ def test_issue_that_is_refused_records_nothing(open_issuing: Issuing, tmp_path: 
 
 
 @pytest.mark.parametrize(("minutes", "same"), [(0, True), (9.99, True), (10, False)])
-def test_issue_again_within_ten_minutes(open_issuing: Issuing, time: Time, minutes: float, same: bool) -> None:
+def test_issue_again_within_ten_minutes(open_issuing: Alone, time: Time, minutes: float, same: bool) -> None:
     """The same requester and CSR get the same certificate for ten minutes, and a new one then."""
     csr = make_csr()
     first = open_issuing.issue(request(csr), always).chain
@@ -350,7 +365,7 @@ def test_issue_again_within_ten_minutes(open_issuing: Issuing, time: Time, minut
     assert (open_issuing.issue(request(csr), always).chain == first) is same
 
 
-def test_issue_for_another_requester(open_issuing: Issuing) -> None:
+def test_issue_for_another_requester(open_issuing: Alone) -> None:
     """The same CSR of another requester, or another CSR of the same one, is another question."""
     csr = make_csr()
     first = open_issuing.issue(request(csr), always).chain
@@ -359,7 +374,7 @@ def test_issue_for_another_requester(open_issuing: Issuing) -> None:
     assert open_issuing.issue(request(make_csr()), always).chain != first
 
 
-def test_issue_again_with_the_same_key(open_issuing: Issuing, time: Time) -> None:
+def test_issue_again_with_the_same_key(open_issuing: Alone, time: Time) -> None:
     """The same idempotency key gets the same certificate at any later time, but only for the same requester."""
     csr, key = make_csr(), b"k" * 16
     first = open_issuing.issue(request(csr, key=key), always).chain
@@ -369,7 +384,7 @@ def test_issue_again_with_the_same_key(open_issuing: Issuing, time: Time) -> Non
     assert open_issuing.issue(request(csr, key=key, user="hmc2"), always).chain != first
 
 
-def test_issue_again_learns_a_new_key(open_issuing: Issuing, time: Time) -> None:
+def test_issue_again_learns_a_new_key(open_issuing: Alone, time: Time) -> None:
     """A repetition that brings a key for the first time gets the same certificate, and later gets it by the key."""
     csr, key = make_csr(), b"k" * 16
     first = open_issuing.issue(request(csr), always).chain
@@ -379,7 +394,7 @@ def test_issue_again_learns_a_new_key(open_issuing: Issuing, time: Time) -> None
     assert open_issuing.issue(request(csr, key=key), always).chain == first
 
 
-def test_issue_with_a_used_key_for_another_csr(open_issuing: Issuing, tmp_path: Path) -> None:
+def test_issue_with_a_used_key_for_another_csr(open_issuing: Alone, tmp_path: Path) -> None:
     """A key stands for one CSR: another one is a conflict and issues nothing."""
     key = b"k" * 16
     open_issuing.issue(request(make_csr(), key=key), always)
@@ -399,7 +414,7 @@ def test_issue_again_after_a_restart(tmp_path: Path, time: Time) -> None:
         assert opened.issue(request(csr, key=key), always).chain == first
 
 
-def test_issue_again_where_a_keys_certificate_is_revoked(open_issuing: Issuing, tmp_path: Path) -> None:
+def test_issue_again_where_a_keys_certificate_is_revoked(open_issuing: Alone, tmp_path: Path) -> None:
     """The certificate that the CSR got since is given again to the key as well: a retry never makes a second one."""
     csr, key = make_csr(), b"k" * 16
     first = open_issuing.issue(request(csr, key=key), always)
@@ -437,7 +452,7 @@ def test_issue_again_after_the_root_changed(tmp_path: Path, time: Time) -> None:
 
 
 def test_ledger_closes_off_what_a_dead_process_left(
-    watched: tuple[Issuing, WatchingCustody], tmp_path: Path, time: Time
+    watched: tuple[Alone, WatchingCustody], tmp_path: Path, time: Time
 ) -> None:
     """An intent without a signature is abandoned at the next start, and the retry gets a certificate of its own."""
     opened, custody = watched
@@ -446,12 +461,12 @@ def test_ledger_closes_off_what_a_dead_process_left(
         opened.issue(request(make_csr(), key=b"k" * 16), always)
 
     with issuing(tmp_path, time) as (again, _):
-        assert again._ledger.abandoned_at_start == 1
+        assert again.ledger.abandoned_at_start == 1
         again.issue(request(make_csr()), always)
     assert [row["status"] for row in rows(tmp_path)] == ["abandoned", "issued"]
 
 
-def test_issue_from_many_threads(open_issuing: Issuing, tmp_path: Path) -> None:
+def test_issue_from_many_threads(open_issuing: Alone, tmp_path: Path) -> None:
     """Requests that arrive together are all issued, each for its own CSR."""
     csrs = [make_csr() for _ in range(100)]
     with ThreadPoolExecutor(16) as pool:

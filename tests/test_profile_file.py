@@ -170,6 +170,8 @@ def test_load_accepts(tmp_path: Path, line: str) -> None:
         ("subject.fixed = { O = 1 }", "key 'subject.fixed.O' has the value 1; accepted: text that the attribute"),
         ('subject.fixed = { O = " " }', "key 'subject.fixed.O' has the value ' '"),
         ('subject.fixed = { C = "USA" }', "key 'subject.fixed.C' has the value 'USA'"),
+        ('subject.fixed = { serialNumber = "a@b" }', "accepted: text that the attribute can hold"),
+        ('subject.patterns = { serialNumber = ["a@*"] }', "a pattern that a value of this attribute can match"),
         ('subject.fixed = { X = "x" }', "key 'subject.fixed.X' has the value 'x'; accepted: attributes"),
         ('subject.fixed = { CN = "x", "2.5.4.3" = "y" }', "key 'subject.fixed.2.5.4.3' has the value 'y'"),
         ('subject.patterns = { CN = "x" }', "key 'subject.patterns.CN' has the value 'x'; accepted: a list"),

@@ -197,5 +197,5 @@ def ended(process: subprocess.Popen[str]) -> int:
 def test_readme_make_targets_exist() -> None:
     """Each make target that README names is in the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make (run|test|format|fuzz)\b", README)):
+    for target in set(re.findall(r"make (run|test|format|fuzz|soak|coverage|bench)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -51,7 +51,7 @@ def while_signing(agent: Agent, csr: bytes = CSR, **options: Any) -> Iterator[tu
     key: WaitingKey = with_key(agent, WaitingKey)
     with ThreadPoolExecutor(1) as pool:
         digest = sha256(csr).digest()
-        asked = pool.submit(lambda: agent.dispatch.sign(request(csr, **options), digest, always).answer)
+        asked = pool.submit(lambda: agent.sign(request(csr, **options), digest, always).answer)
         try:
             assert key.asked.wait(60)
             yield key, asked
@@ -68,7 +68,7 @@ def leaf_in(answer: Answer) -> bytes:
 def failed_once(agent: Agent, **options: Any) -> None:
     """Have an intent recorded whose signing fails: the key is away, and comes back."""
     key: KeyAway = with_key(agent, KeyAway)
-    answer = agent.dispatch.sign(request(CSR, **options), sha256(CSR).digest(), always).answer
+    answer = agent.sign(request(CSR, **options), sha256(CSR).digest(), always).answer
     assert isinstance(answer, Error)
     assert answer.retryable
     key.is_away = False
@@ -112,9 +112,9 @@ def test_signature_that_comes_second_is_told_as_that(tmp_path: Path, time: Time)
     with two_agents(tmp_path, time) as (one, other):
         key: WaitingKey = with_key(one, WaitingKey)
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(one.dispatch.sign, request(CSR), sha256(CSR).digest(), always)
+            asked = pool.submit(one.sign, request(CSR), sha256(CSR).digest(), always)
             assert key.asked.wait(60)
-            first = other.dispatch.sign(request(CSR), sha256(CSR).digest(), always)
+            first = other.sign(request(CSR), sha256(CSR).digest(), always)
             key.may_sign.set()
         assert (first.event, asked.result().event) == ("signed", "signed before")
 
@@ -187,7 +187,7 @@ def test_intent_of_a_third_agent_comes_in_between(tmp_path: Path, time: Time) ->
         failed_once(other)
         key: WaitingKey = with_key(third, WaitingKey)
         HAPPENS[:] = [lambda: failed_once(one), lambda: None]
-        assert third.dispatch.sign(request(CSR), sha256(CSR).digest(), always).answer == TOO_LONG
+        assert third.sign(request(CSR), sha256(CSR).digest(), always).answer == TOO_LONG
         assert key.signed == []
         leaf = leaf_of(one, CSR)
         assert leaf_of(other, CSR) == leaf
@@ -213,7 +213,7 @@ def test_key_of_a_pending_intent(tmp_path: Path, time: Time) -> None:
     with two_agents(tmp_path, time) as (one, other):
         failed_once(one, key=KEY)
         csr = make_csr(key="p384")
-        answer = other.dispatch.sign(request(csr, key=KEY), sha256(csr).digest(), always).answer
+        answer = other.sign(request(csr, key=KEY), sha256(csr).digest(), always).answer
         assert isinstance(answer, Error)
         assert answer.code is ErrorCode.REQUEST_CONFLICT
         leaf = leaf_of(other, CSR, key=KEY)

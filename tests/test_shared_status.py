@@ -14,7 +14,7 @@ from revoking import ask, crl_der, issue, question, read_crl, release, revoke
 from sharing import events, two_agents, with_key
 
 from vmi_agent.ca import ca_store
-from vmi_agent.custody import Custody
+from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.ledger_schema import reading
 from vmi_agent.status import responder
@@ -62,6 +62,8 @@ def _nothing() -> None:
 
 class Meanwhile:
     """Custody of a key that is used while something else happens, once."""
+
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody) -> None:
         self._custody = custody

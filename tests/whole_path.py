@@ -6,7 +6,7 @@ ledger's own writer is a thread that is let alone, as everybody waits for it.
 
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
-from vmi_agent.custody import Custody, CustodyError
+from vmi_agent.custody import Custody, CustodyError, Pace
+from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
@@ -54,6 +55,8 @@ class BreakableCustody:
         state: "good", "away" or "wrong".
         unrecorded: what it was to sign and was in no intent.
     """
+
+    pace = Pace.ELSEWHERE
 
     def __init__(self, custody: Custody, ledger: Ledger) -> None:
         self.state = "good"
@@ -102,6 +105,7 @@ class AgentLife:
             dispatch=self.parts.dispatch,
             make_hello=lambda: replace(AGENT_HELLO, window=WINDOW),
             in_thread=self._in_thread,
+            as_walk=partial(self._in_thread, self.parts.go),
             at_once=AT_ONCE,
             max_requests=MAX_REQUESTS,
             note=self._note,
@@ -282,8 +286,11 @@ class WholePath:
         What is on the disk now is what the next one finds: the files as they are, with nothing closed.
         """
         assert self.agent is not None
+        ledger = self.agent.parts.ledger
+        with suppress(LedgerUnavailable):  # what was noted while the ledger was away has failed by then
+            ledger.change(lambda _connection: None)
         self.find_ledger()
-        self.agent.parts.ledger.change(lambda _connection: None)  # what was noted is written
+        ledger.change(lambda _connection: None)  # what was noted is written
         image = self._new_state_dir(self.state_dir)
         self._forget_agent()
         self.state_dir = image

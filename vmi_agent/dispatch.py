@@ -24,9 +24,9 @@ from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted, Refused
 from vmi_agent.issuing import Issuing, milliseconds
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing
+from vmi_agent.walks import recorded
 
 FAILED_RETRY_AFTER_MS = 5_000
 _NO_LEDGER = "The agent's ledger cannot be written. Nothing was issued."
@@ -49,7 +49,6 @@ class Dispatch:
         issuing: signs.
         publishing: the CRLs and the CA's certificates.
         responder: answers OCSP requests.
-        ledger: its audit is told of what is refused; of what is signed, `issuing` tells it.
         now: returns the aware UTC time.
         report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads. Of
             a ledger that cannot be written, the ledger itself tells.
@@ -61,7 +60,6 @@ class Dispatch:
         issuing: Issuing,
         publishing: Publishing,
         responder: OcspResponder,
-        ledger: Ledger,
         now: Callable[[], datetime],
         report: Callable[[BaseException, bytes], None],
     ) -> None:
@@ -69,7 +67,6 @@ class Dispatch:
         self._issuing = issuing
         self._publishing = publishing
         self._responder = responder
-        self._ledger = ledger
         self._now = now
         self._report = report
 
@@ -102,8 +99,8 @@ class Dispatch:
             return failed("The agent failed. Its log says why.")
         return OcspAnswer(answer.expires_ms, answer.der)
 
-    def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
-        """Return the answer to a SIGN_CSR, and what to log of it. Blocks; never raises.
+    async def sign(self, request: SignCsr, csr_sha256: bytes, still_wanted: Callable[[], None]) -> Outcome:
+        """Return the answer to a SIGN_CSR, and what to log of it; never raises.
 
         Args:
             request: as it came over the channel.
@@ -112,7 +109,7 @@ class Dispatch:
         """
         try:
             still_wanted()  # it may have waited long for a thread
-            issued = self._issuing.issue(request, still_wanted)
+            issued = await self._issuing.issue(request, still_wanted)
         except Refused as refused:
             # A profile's patterns may make it long; the channel takes so much.
             text = refused.text.encode()[:MAX_ERROR_TEXT].decode(errors="ignore")
@@ -132,9 +129,9 @@ class Dispatch:
         else:
             signed = Signed(csr_sha256, issued.root_generation, issued.chain)
             return Outcome(signed, "signed" if issued.is_new else "signed before", {"serial": issued.serial.hex()})
-        return _not_signed(self._audited(error, request, csr_sha256))
+        return _not_signed(await self._audited(error, request, csr_sha256))
 
-    def _audited(self, error: Error, request: SignCsr, csr_sha256: bytes) -> Error:
+    async def _audited(self, error: Error, request: SignCsr, csr_sha256: bytes) -> Error:
         """Tell the audit why a request was not signed; return what is answered: this error, or that it has no audit."""
         fields = {
             "code": error.code.name,
@@ -146,7 +143,7 @@ class Dispatch:
         }
         name = "failed" if error.code is ErrorCode.FAILED else "refused"
         try:
-            self._ledger.note(Event(name, milliseconds(self._now()), fields))
+            await recorded(Event(name, milliseconds(self._now()), fields))
         except LedgerUnavailable:
             return failed(_NO_LEDGER)
         return error

@@ -1,25 +1,24 @@
-"""The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things."""
+"""The one path that issues a certificate. Read `Issuing.issue` from top to bottom: that is the order of things.
+
+Where it awaits, the disk or the key is at work, and its thread with other requests (`walks`).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
-from vmi_agent.errors import ClosedOff, Refused, SelfCheckFailed
+from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
 from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Resumed, Signature
-from vmi_agent.ledger.writer import Ledger
+from vmi_agent.walks import made, recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,10 @@ class Issued:
 
 
 class Issuing:
-    """Issues under the CA's newest generation into one ledger.
-
-    `issue` blocks on the disk and on the key: call it from a worker thread.
+    """Issues under the CA's newest generation.
 
     Args:
         current: returns the CA as it is now.
-        ledger: where intents and signatures are recorded.
         profiles: what leaves are; a requester gets the first that is for it.
         now: returns the aware UTC time.
     """
@@ -54,16 +50,14 @@ class Issuing:
     def __init__(
         self,
         current: Callable[[], Authority],
-        ledger: Ledger,
         profiles: Sequence[Profile],
         now: Callable[[], datetime],
     ) -> None:
         self._current = current
-        self._ledger = ledger
         self._profiles = profiles
         self._now = now
 
-    def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
+    async def issue(self, request: SignCsr, still_wanted: Callable[[], None]) -> Issued:
         """Return the certificate for a request: a new one, or the one that the same request got before.
 
         Args:
@@ -86,17 +80,17 @@ class Issuing:
 
         intent = self._intent(request, approved, authority, new_serial(), self._now())
         still_wanted()
-        outcome = self._ledger.record_intent(intent)
+        outcome = await recorded(intent)
         if isinstance(outcome, Resumed):
             # Only the very TBS that this agent would have recorded then: nobody gets to choose what is signed by
             # writing into the ledger, and agents with different profiles do not sign each other's.
             recorded_at = datetime.fromtimestamp(outcome.recorded_ms / 1000, UTC)
-            recorded = self._intent(request, approved, authority, outcome.serial, recorded_at)
-            if recorded.tbs == outcome.tbs:
-                intent = recorded
+            then = self._intent(request, approved, authority, outcome.serial, recorded_at)
+            if then.tbs == outcome.tbs:
+                intent = then
             else:
                 intent = replace(intent, instead_of=outcome.serial)
-                outcome = self._ledger.record_intent(intent)
+                outcome = await recorded(intent)
         match outcome:
             case AlreadyIssued(serial, tbs, signature):
                 leaf = assemble(tbs, signature)
@@ -107,10 +101,7 @@ class Issuing:
             case Resumed(serial) if serial != intent.serial:
                 raise ClosedOff("another agent, which stamps other certificates, is asked the same at the same time")
 
-        request_key = approved.csr.request.public_key()
-        leaf, is_new = sign_recorded(
-            intent, authority, self._ledger, self._now, approved.csr.request.subject, request_key
-        )
+        leaf, is_new = await sign_recorded(intent, authority, self._now, csr.subject, csr.public_key_info)
         return Issued(intent.serial, authority.generation, (leaf, *authority.chain), is_new)
 
     def _intent(
@@ -146,20 +137,19 @@ class Issuing:
         )
 
 
-def sign_recorded(
+async def sign_recorded(
     intent: Intent,
     authority: Authority,
-    ledger: Ledger,
     now: Callable[[], datetime],
-    subject: x509.Name,
-    public_key: CertificatePublicKeyTypes,
+    subject: bytes,
+    public_key_info: bytes,
 ) -> tuple[bytes, bool]:
     """Sign an intent that is on disk, check what came out, record the signature.
 
     Args:
         authority: whose key signs.
         now: returns the aware UTC time.
-        subject, public_key: what the certificate is to be for.
+        subject, public_key_info: whom the certificate is to be for, in DER.
 
     Returns:
         The certificate in DER, and whether its signature is this one: where another agent signed the same TBS, and its
@@ -171,31 +161,21 @@ def sign_recorded(
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
     """
-    signature = authority.custody.sign(intent.tbs)
-    certificate = assemble(intent.tbs, signature)
-    _check(certificate, authority, subject, public_key)
-    kept = ledger.record_signature(
+
+    def sign() -> tuple[bytes, bytes]:
+        signature = authority.custody.sign(intent.tbs)
+        certificate = assemble(intent.tbs, signature)
+        authority.self_check.check(certificate, subject, public_key_info)
+        return signature, certificate
+
+    signature, certificate = await made(authority.custody, sign)
+    kept = await recorded(
         Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
     )
     if not kept.is_first:
         certificate = assemble(intent.tbs, kept.value)
-        _check(certificate, authority, subject, public_key)
+        authority.self_check.check(certificate, subject, public_key_info)
     return certificate, kept.is_first
-
-
-def _check(der: bytes, authority: Authority, subject: x509.Name, public_key: CertificatePublicKeyTypes) -> None:
-    """Read a certificate back with eyes that did not write it: signature, issuer, public key, validity."""
-    issuer = authority.certificate
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.verify_directly_issued_by(issuer)
-        same_key = certificate.public_key() == public_key
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise SelfCheckFailed(f"the certificate does not verify under the CA: {error!r}") from error
-    if not same_key or certificate.subject != subject:
-        raise SelfCheckFailed("the certificate's subject or public key is not the one that was asked for")
-    if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
-        raise SelfCheckFailed("the certificate outlives its issuer")
 
 
 def utc_now() -> datetime:

@@ -26,13 +26,15 @@ from vmi_agent.errors import NotWanted
 
 BUSY_RETRY_AFTER_MS = 1_000
 LONGEST_RETRY_AFTER_MS = 60_000
-# Anybody may ask for a certificate's status; signing has the rest of the threads' time.
+# Anybody may ask for a certificate's status; it has threads of its own, and no more of them.
 OCSP_AT_ONCE = 16
 OCSP_WAITING = 64
 
 _log = Logger()
 
+# Both take a callable and its arguments, and return at once a Deferred of its result, or of what its coroutine returns.
 InThread = Callable[..., Deferred[Any]]
+AsWalk = Callable[..., Deferred[Any]]
 
 
 class _Wanted:
@@ -139,7 +141,7 @@ class AgentChannel(ChannelTransport):
         wanted = _Wanted(self.clock, deadline, server.admission)
 
         def start() -> None:
-            work = server.in_thread(server.dispatch.sign, record, csr_sha256, wanted.check)
+            work = server.as_walk(server.dispatch.sign, record, csr_sha256, wanted.check)
             work.addErrback(_as_failed).addCallback(finished).addErrback(partial(_log.failure, "answering failed"))
 
         def finished(outcome: Outcome) -> None:
@@ -227,7 +229,8 @@ class AgentServer(ServerFactory):
         clock: the reactor, or a `Clock`.
         dispatch: answers.
         make_hello: returns the HELLO to say now.
-        in_thread: runs a blocking callable off the reactor thread and returns a Deferred of its result.
+        in_thread: runs a blocking callable off the reactor's thread.
+        as_walk: goes the way of a coroutine function off the reactor's thread (`walks`).
         at_once: how many are worked on at the same time.
         max_requests: how many may be under way or waiting over all connections.
         max_channels: how many connections there are of proxies that have said HELLO; one more is closed at once. The
@@ -244,6 +247,7 @@ class AgentServer(ServerFactory):
         dispatch: Dispatch,
         make_hello: Callable[[], Hello],
         in_thread: InThread,
+        as_walk: AsWalk,
         at_once: int,
         max_requests: int,
         max_channels: int = 64,
@@ -257,6 +261,7 @@ class AgentServer(ServerFactory):
         self.clock = clock
         self.dispatch = dispatch
         self.in_thread = in_thread
+        self.as_walk = as_walk
         self.timeouts = timeouts or Timeouts()
         self._at_once = min(at_once, max_requests)
         self.admission = Admission(clock.seconds, self._may_sign, max_requests - self._at_once)

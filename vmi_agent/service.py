@@ -1,9 +1,10 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -38,11 +39,12 @@ from vmi_agent.judging.profile_lint import check
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import check_ca_not_missing, check_not_missing
 from vmi_agent.ledger.writer import Ledger
-from vmi_agent.server import AgentServer
+from vmi_agent.server import OCSP_AT_ONCE, AgentServer
 from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing
 from vmi_agent.status.responder import Responders
 from vmi_agent.upkeep import Upkeep
+from vmi_agent.walks import Walk, Walks
 
 # How soon what a command did beside the agent is taken in.
 ROUND_S = 0.5
@@ -72,7 +74,8 @@ class AgentApplication:
         self._config = config
         self._endpoints = [server_endpoint(reactor, "--listen", each) for each in config.listen]
         self._profiles = load_profiles(config.profiles)
-        self._signers = ThreadPool(config.signers, config.signers, name="signers")
+        self._walks: Walks | None = None
+        self._responders = ThreadPool(0, OCSP_AT_ONCE, name="OCSP")
         self._upkeep_thread = Workers(reactor, 1, "upkeep")
         self._rounds: LoopingCall | None = None
         self._upkeep: Upkeep | None = None
@@ -99,7 +102,9 @@ class AgentApplication:
         lock.started()
         self._upkeep = upkeep = self._build(ledger, generations)
         self._told = upkeep.round()  # before anybody asks: there is a CRL from the beginning
-        self._signers.start()
+        assert self._walks is not None  # just built
+        self._walks.start()
+        self._responders.start()
         self._upkeep_thread.start()
         assert self._server is not None  # just built
         addresses = [
@@ -124,8 +129,10 @@ class AgentApplication:
             self._rounds.stop()
         if not await self._upkeep_thread.stop(UPKEEP_S):
             _log.warn("a round of upkeep goes on")
-        if self._signers.started:
-            self._signers.stop()
+        if self._responders.started:
+            assert self._walks is not None  # started before
+            self._walks.stop()
+            self._responders.stop()
         if self._ledger is not None:
             self._close(self._ledger)
         if self._generations is not None:
@@ -188,13 +195,15 @@ class AgentApplication:
         publishing = Publishing(generations, ledger, validity, period, utc_now)
         responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
         responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
-        issuing = Issuing(lambda: generations.current, ledger, self._profiles, utc_now)
+        issuing = Issuing(lambda: generations.current, self._profiles, utc_now)
+        self._walks = Walks(ledger, partial(self._reactor.callFromThread, _deliver), config.signers)
         report = partial(_report, "request failed")
         self._server = AgentServer(
             clock=self._reactor,
-            dispatch=Dispatch(generations, issuing, publishing, responder, ledger, utc_now, report),
+            dispatch=Dispatch(generations, issuing, publishing, responder, utc_now, report),
             make_hello=hello,
-            in_thread=partial(deferToThreadPool, self._reactor, self._signers),
+            in_thread=partial(deferToThreadPool, self._reactor, self._responders),
+            as_walk=partial(_as_walk, self._walks),
             at_once=config.signers,
             max_requests=config.max_requests,
             uids=config.uids,
@@ -243,6 +252,18 @@ class AgentApplication:
             except (LedgerUnavailable, OSError) as error:
                 _log.warn("audit not anchored", reason=str(error))
         ledger.close()
+
+
+def _as_walk(walks: Walks, function: Callable[..., Walk[Any]], *arguments: Any) -> Deferred[Any]:
+    done: Deferred[Any] = Deferred()
+    walks.begin(function(*arguments), done)
+    return done
+
+
+def _deliver(over: Sequence[tuple[Deferred[Any], Any]]) -> None:
+    """Fire the Deferreds of walks that are over, on the reactor's thread."""
+    for done, result in over:
+        done.callback(Failure(result) if isinstance(result, BaseException) else result)
 
 
 def _event(name: str, fields: Mapping[str, object]) -> Event:

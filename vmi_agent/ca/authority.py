@@ -1,7 +1,7 @@
 """The CA as the agent uses it: for each root generation a key in custody, and the certificates above the leaves."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import Issuer, extension
+from vmi_agent.ca.self_check import SelfCheck
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.custody.algorithms import signature_algorithm
 from vmi_agent.custody.opening import Access, open_key
@@ -27,6 +28,7 @@ class Authority:
         chain: `certificates` in DER.
         issuer: what of it goes into every certificate that it issues.
         custody: signs for it.
+        self_check: reads back what it signed, under `certificate`.
     """
 
     generation: int
@@ -35,6 +37,10 @@ class Authority:
     chain: tuple[bytes, ...]
     issuer: Issuer
     custody: Custody
+    self_check: SelfCheck = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "self_check", SelfCheck(self.certificate))
 
     @property
     def certificate(self) -> x509.Certificate:

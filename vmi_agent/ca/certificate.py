@@ -9,14 +9,16 @@ with openssl.
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 
 from protocol import der
 
 SERIAL_OCTETS = 17
+KEY_IDENTIFIER_OCTETS = 20
 _VERSION_3 = bytes.fromhex("a003020102")
 _TRUE = bytes.fromhex("0101ff")
 _UTC_TIME, _GENERALIZED_TIME, _CONTEXT_3 = 0x17, 0x18, 0xA3
@@ -32,6 +34,7 @@ class Issuer:
         key_identifier: its subject key identifier.
         not_after: where its own validity ends; no certificate of its own ends later.
         pointers: whole extensions, in DER, that say where its CRL, OCSP responder and certificate are.
+        authority_key_identifier: `key_identifier` as an extension, in DER.
     """
 
     name: bytes
@@ -39,6 +42,11 @@ class Issuer:
     key_identifier: bytes
     not_after: datetime
     pointers: tuple[bytes, ...] = ()
+    authority_key_identifier: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        identifier = extension(x509.AuthorityKeyIdentifier(self.key_identifier, None, None))
+        object.__setattr__(self, "authority_key_identifier", identifier)
 
 
 def new_serial() -> bytes:
@@ -63,10 +71,7 @@ def certificate_tbs(
         subject, public_key_info: a DER Name and a SubjectPublicKeyInfo, which go in as they are.
         extensions: whole ones, from `extension`; the two key identifiers are added to them.
     """
-    identifiers = (
-        extension(x509.SubjectKeyIdentifier(key_identifier(public_key_info))),
-        extension(x509.AuthorityKeyIdentifier(issuer.key_identifier, None, None)),
-    )
+    identifiers = (_SUBJECT_KEY_IDENTIFIER + key_identifier(public_key_info), issuer.authority_key_identifier)
     return der.wrap(
         der.SEQUENCE,
         _VERSION_3,
@@ -93,9 +98,10 @@ def key_identifier(public_key_info: bytes) -> bytes:
     """Return the 20-octet key identifier of a SubjectPublicKeyInfo: method 1 of RFC 7093, over SHA-256."""
     bit_string = der.children(public_key_info)[1]
     _, start, end = der.read(bit_string)
-    return hashlib.sha256(bit_string[start + 1 : end]).digest()[:20]
+    return hashlib.sha256(bit_string[start + 1 : end]).digest()[:KEY_IDENTIFIER_OCTETS]
 
 
+@lru_cache(maxsize=8)  # many leaves begin, and end, in the same second
 def time(moment: datetime) -> bytes:
     """Return a Time (RFC 5280, 4.1.2.5): UTCTime through 2049, GeneralizedTime from 2050."""
     if moment.year < 2050:
@@ -124,3 +130,7 @@ def object_identifier(oid: x509.ObjectIdentifier) -> bytes:
             digits.append(arc & 0x7F | 0x80)
         octets += bytes(reversed(digits))
     return der.wrap(der.OBJECT_IDENTIFIER, octets)
+
+
+# The extension up to the identifier itself, whose size is always the same.
+_SUBJECT_KEY_IDENTIFIER = extension(x509.SubjectKeyIdentifier(bytes(KEY_IDENTIFIER_OCTETS)))[:-KEY_IDENTIFIER_OCTETS]

@@ -1,5 +1,6 @@
 """Custody: where a CA key lives, behind one small interface."""
 
+from enum import Enum
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
@@ -12,8 +13,22 @@ class CustodyError(Exception):
     """The key cannot be used; the text says what to change."""
 
 
+class Pace(Enum):
+    """How long a signature takes."""
+
+    QUICK = "less than handing it to another thread"
+    SLOW = "long, and it keeps a core busy"
+    ELSEWHERE = "nobody knows: it is made outside of this process"
+
+
 class Custody(Protocol):
-    """A CA key that signs and is never seen."""
+    """A CA key that signs and is never seen.
+
+    Attributes:
+        pace: how long a signature takes, and what it keeps busy.
+    """
+
+    pace: Pace
 
     @property
     def public_key(self) -> CertificateIssuerPublicKeyTypes:

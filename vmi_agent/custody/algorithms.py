@@ -4,11 +4,13 @@ ECDSA with P-256 takes SHA-256, P-384 takes SHA-384 (RFC 5758, 3.2); RSA is PKCS
 with SHA-384 (RFC 4055, 5); Ed25519 (RFC 8410) and ML-DSA (RFC 9881) hash for themselves.
 """
 
+from typing import Any
+
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from vmi_agent.custody import CustodyError
+from vmi_agent.custody import CustodyError, Pace
 
 _ALGORITHM_IDENTIFIERS = {
     "p256": bytes.fromhex("300a06082a8648ce3d040302"),
@@ -60,3 +62,16 @@ def hash_of(public_key: PublicKeyTypes) -> hashes.SHA256 | hashes.SHA384 | None:
         case "p256" | "rsa2048" | "rsa3072":
             return hashes.SHA256()
     return None
+
+
+def parameters_of(public_key: PublicKeyTypes) -> tuple[Any, ...]:
+    """Return what `verify`, and `sign` of the private half, take behind the data. Raises as `key_type_of` does."""
+    algorithm = hash_of(public_key)
+    if algorithm is None:
+        return ()
+    return (padding.PKCS1v15(), algorithm) if isinstance(public_key, rsa.RSAPublicKey) else (ec.ECDSA(algorithm),)
+
+
+def pace_of(public_key: PublicKeyTypes) -> Pace:
+    """Return how long this process takes to sign with a key and to verify what it signed. Raises as `key_type_of`."""
+    return Pace.QUICK if key_type_of(public_key) in ("p256", "ed25519") else Pace.SLOW

@@ -4,10 +4,11 @@ import base64
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificateIssuerPublicKeyTypes,
@@ -15,10 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.custody import CustodyError
-from vmi_agent.custody.algorithms import hash_of
+from vmi_agent.custody.algorithms import pace_of, parameters_of
 from vmi_agent.custody.pkcs8 import encrypt
-
-_HASHES_ITSELF = (ed25519.Ed25519PrivateKey, mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey, mldsa.MLDSA87PrivateKey)
 
 
 class FileCustody:
@@ -34,7 +33,9 @@ class FileCustody:
     def __init__(self, key: CertificateIssuerPrivateKeyTypes) -> None:
         self._key = key
         self._public_key = key.public_key()
-        self._hash = hash_of(self._public_key)
+        self.pace = pace_of(self._public_key)
+        self._parameters = parameters_of(self._public_key)
+        self._sign: Any = key.sign  # which takes these, whatever its kind
 
     @property
     def private_key(self) -> CertificateIssuerPrivateKeyTypes:
@@ -48,14 +49,8 @@ class FileCustody:
 
     def sign(self, tbs: bytes) -> bytes:
         """Return the signature over `tbs`, as it stands in a certificate's signatureValue."""
-        key, hash_algorithm = self._key, self._hash
-        if hash_algorithm is None:
-            assert isinstance(key, _HASHES_ITSELF)  # no other kind has no hash
-            return key.sign(tbs)
-        if isinstance(key, rsa.RSAPrivateKey):
-            return key.sign(tbs, padding.PKCS1v15(), hash_algorithm)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)  # the one kind that is left
-        return key.sign(tbs, ec.ECDSA(hash_algorithm))
+        signature: bytes = self._sign(tbs, *self._parameters)
+        return signature
 
     def close(self) -> None:
         """Nothing to let go of."""

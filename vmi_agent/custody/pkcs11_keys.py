@@ -16,13 +16,13 @@ from typing import Any
 import pkcs11
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, SignMixin
 
 from protocol import der
-from vmi_agent.custody import CustodyError
-from vmi_agent.custody.algorithms import hash_of
+from vmi_agent.custody import CustodyError, Pace
+from vmi_agent.custody.algorithms import hash_of, parameters_of
 from vmi_agent.custody.pkcs11_login import Login, NotThere, login_to
 from vmi_agent.custody.pkcs11_module import WAIT_S
 from vmi_agent.custody.pkcs11_token import Token
@@ -73,11 +73,14 @@ class Pkcs11Custody:
     Any thread may sign; `SESSIONS` do so at once. After a fork it is the parent's alone.
     """
 
+    pace = Pace.ELSEWHERE
+
     def __init__(self, login: Login, name: KeyUri, public_key: PublicKey) -> None:
         self._login = login
         self._name = name
         self._public_key = public_key
         self._hash = hash_of(public_key)
+        self._parameters = parameters_of(public_key)
         self._places = threading.BoundedSemaphore(SESSIONS)
         self._idle: list[tuple[int, SignMixin]] = []  # appending and popping are atomic
         self._closed = False
@@ -150,16 +153,9 @@ class Pkcs11Custody:
         return found
 
     def _holds(self, signature: bytes, tbs: bytes) -> bool:
+        verify: Any = self._public_key.verify  # which takes these, whatever the key's kind
         try:
-            match self._public_key, self._hash:
-                case ec.EllipticCurvePublicKey() as key, hashes.HashAlgorithm() as algorithm:
-                    key.verify(signature, tbs, ec.ECDSA(algorithm))
-                case rsa.RSAPublicKey() as key, hashes.HashAlgorithm() as algorithm:
-                    key.verify(signature, tbs, padding.PKCS1v15(), algorithm)
-                case ed25519.Ed25519PublicKey() as key, None:
-                    key.verify(signature, tbs)
-                case _:
-                    return False
+            verify(signature, tbs, *self._parameters)
         except InvalidSignature:
             return False
         return True

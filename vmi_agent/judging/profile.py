@@ -189,10 +189,14 @@ def _judge_subject(request: x509.CertificateSigningRequest, profile: Profile) ->
     for attribute in attributes:
         if not isinstance(attribute.value, str) or not attribute.value.strip():
             raise _refuse("The subject holds an attribute that is blank or no text. Take it out.")
-        if any(unicodedata.category(character) in _INVISIBLE for character in attribute.value):
+        if not attribute.value.isprintable() and _holds_invisible(attribute.value):
             raise _refuse("The subject holds a control or format character. Take it out.")
     profile.subject.judge(attributes)
     return text
+
+
+def _holds_invisible(text: str) -> bool:
+    return any(unicodedata.category(character) in _INVISIBLE for character in text)
 
 
 def _requested_extensions(request: x509.CertificateSigningRequest) -> list[x509.Extension[x509.ExtensionType]]:

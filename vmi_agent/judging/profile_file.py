@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from runtime.errors import ConfigError
@@ -291,7 +292,9 @@ def _dotted(text: str) -> x509.ObjectIdentifier | None:
 
 def _can_be(oid: x509.ObjectIdentifier, value: str) -> bool:
     try:
-        x509.NameAttribute(oid, value)
+        name = x509.Name([x509.NameAttribute(oid, value)])
+        # Only what is read back shows whether the characters are of the attribute's string type.
+        x509.CertificateSigningRequestBuilder().subject_name(name).sign(ed25519.Ed25519PrivateKey.generate(), None)
     except (ValueError, TypeError):
         return False
     return True

@@ -16,11 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select
 
-from vmi_agent.ledger.ledger_schema import audit, audit_head
+from vmi_agent.ledger.ledger_schema import audit
+from vmi_agent.ledger.statements import execute, execute_many
 
 _NUMBERS = struct.Struct(">QQH")
+_MOVE_HEAD = (
+    "INSERT INTO audit_head (one, last_id, hash) VALUES (1, ?, ?)"
+    " ON CONFLICT (one) DO UPDATE SET last_id = excluded.last_id, hash = excluded.hash"
+)
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +77,17 @@ def append(connection: Connection, events: Sequence[Event]) -> None:
     for event in events:
         last_id += 1
         # In ASCII: a name may hold what UTF-8 cannot, and no name keeps what happened out of the audit.
-        fields = json.dumps(event.fields, separators=(",", ":"))
+        fields = _to_json(event.fields)
         last_hash = _link(last_hash, last_id, event.at_ms, event.name.encode(), fields.encode())
-        rows.append({"id": last_id, "at_ms": event.at_ms, "event": event.name, "fields": fields, "hash": last_hash})
-    connection.execute(insert(audit), rows)
-    moved = connection.execute(update(audit_head).values(last_id=last_id, hash=last_hash))
-    if moved.rowcount == 0:
-        connection.execute(insert(audit_head).values(one=1, last_id=last_id, hash=last_hash))
+        rows.append((last_id, event.at_ms, event.name, fields, last_hash))
+    execute_many(connection, "INSERT INTO audit (id, at_ms, event, fields, hash) VALUES (?, ?, ?, ?, ?)", rows)
+    execute(connection, _MOVE_HEAD, (last_id, last_hash))
 
 
 def read_head(connection: Connection) -> Head:
     """Return where the chain ends, as it is told beside the chain."""
-    row = connection.execute(select(audit_head.c.last_id, audit_head.c.hash)).first()
-    return START if row is None else Head(row.last_id, row.hash)
+    found = execute(connection, "SELECT last_id, hash FROM audit_head")
+    return Head(*found[0]) if found else START
 
 
 def last_time_ms(connection: Connection) -> int:

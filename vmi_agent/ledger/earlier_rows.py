@@ -1,17 +1,53 @@
 """Looking up whether the same was asked before: by requester and CSR, and by idempotency key."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from vmi_agent.ledger.ledger_schema import IS_PENDING, ISSUED, idempotency, issuance
+from vmi_agent.ledger.ledger_schema import ISSUED, PENDING
+from vmi_agent.ledger.statements import execute, one_of
 
 # A request digest and a root generation.
 Question = tuple[bytes, int]
 
 
-def issued_since(connection: Connection, digests: Sequence[bytes], since_ms: int) -> dict[Question, Any]:
+class IssuedRow(NamedTuple):
+    """A certificate."""
+
+    serial: bytes
+    status: str
+    root_generation: int
+    reason: int | None
+    tbs: bytes
+    signature: bytes
+    request_digest: bytes
+
+
+class PendingRow(NamedTuple):
+    """An intent without a signature."""
+
+    serial: bytes
+    root_generation: int
+    recorded_ms: int
+    tbs: bytes
+    request_digest: bytes
+
+
+class TokenRow(NamedTuple):
+    """What an idempotency key stands for, and the certificate that was given for it."""
+
+    token: bytes
+    csr_sha256: bytes
+    serial: bytes
+    status: str
+    root_generation: int
+    reason: int | None
+    tbs: bytes
+    signature: bytes
+
+
+def issued_since(connection: Connection, digests: Sequence[bytes], since_ms: int) -> dict[Question, IssuedRow]:
     """Return the newest certificate for each requester and CSR whose intent is younger, of each generation.
 
     What is revoked or on hold is left out.
@@ -20,47 +56,34 @@ def issued_since(connection: Connection, digests: Sequence[bytes], since_ms: int
         digests: of requester and CSR.
         since_ms: in milliseconds since 1970-01-01 UTC.
     """
-    rows = connection.execute(
-        select(issuance)
-        .where(issuance.c.request_digest.in_(digests))
-        .where(issuance.c.recorded_ms > since_ms, issuance.c.status == ISSUED, issuance.c.reason.is_(None))
-        .order_by(issuance.c.id)
+    statement = (
+        f"SELECT {', '.join(IssuedRow._fields)} FROM issuance"  # noqa: S608  # names of our own columns
+        f" WHERE request_digest {one_of(digests)} AND recorded_ms > ? AND status = '{ISSUED}' AND reason IS NULL"
+        " ORDER BY id"
     )
+    rows = map(IssuedRow._make, execute(connection, statement, (*digests, since_ms)))
     return {(row.request_digest, row.root_generation): row for row in rows}
 
 
-def pending(connection: Connection, digests: Sequence[bytes]) -> dict[Question, list[Any]]:
+def pending(connection: Connection, digests: Sequence[bytes]) -> dict[Question, list[PendingRow]]:
     """Return what is pending for each requester and CSR, however old, oldest first."""
-    columns = issuance.c
-    rows = connection.execute(
-        select(columns.serial, columns.request_digest, columns.root_generation, columns.recorded_ms, columns.tbs)
+    statement = (
         # Left to itself, SQLite would look through all that the same CSR ever got.
-        .with_hint(issuance, "INDEXED BY issuance_pending", "sqlite")
-        .where(IS_PENDING, columns.request_digest.in_(digests))
-        .order_by(columns.id)
+        f"SELECT {', '.join(PendingRow._fields)} FROM issuance INDEXED BY issuance_pending"  # noqa: S608  # our own
+        f" WHERE status = '{PENDING}' AND request_digest {one_of(digests)} ORDER BY id"
     )
-    found: dict[Question, list[Any]] = {}
-    for row in rows:
+    found: dict[Question, list[PendingRow]] = {}
+    for row in map(PendingRow._make, execute(connection, statement, digests)):
         found.setdefault((row.request_digest, row.root_generation), []).append(row)
     return found
 
 
-def of_tokens(connection: Connection, tokens: Sequence[bytes]) -> dict[bytes, Any]:
+def of_tokens(connection: Connection, tokens: Sequence[bytes]) -> dict[bytes, TokenRow]:
     """Return, for each idempotency key that was used before, the CSR and certificate it stands for, by token."""
     if not tokens:
         return {}
-    rows = connection.execute(
-        select(
-            idempotency.c.token,
-            idempotency.c.csr_sha256,
-            issuance.c.serial,
-            issuance.c.status,
-            issuance.c.root_generation,
-            issuance.c.reason,
-            issuance.c.tbs,
-            issuance.c.signature,
-        )
-        .join_from(idempotency, issuance, idempotency.c.serial == issuance.c.serial)
-        .where(idempotency.c.token.in_(tokens))
+    statement = (
+        "SELECT token, idempotency.csr_sha256, serial, status, root_generation, reason, tbs, signature"  # noqa: S608  # our own
+        f" FROM idempotency JOIN issuance USING (serial) WHERE token {one_of(tokens)}"
     )
-    return {row.token: row for row in rows}
+    return {row.token: row for row in map(TokenRow._make, execute(connection, statement, tokens))}

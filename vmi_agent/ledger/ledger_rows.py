@@ -8,16 +8,33 @@ recorded.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, update
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, idempotency, issuance
+from vmi_agent.ledger.earlier_rows import IssuedRow, PendingRow, Question, TokenRow
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance
+from vmi_agent.ledger.statements import execute, execute_many, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
+
+_COLUMNS = (
+    *("serial", "root_generation", "profile", "user", "method", "address", "csr_sha256"),
+    *("key_sha256", "subject", "not_before", "not_after", "recorded_ms", "tbs"),
+)
+_values = attrgetter(*_COLUMNS)
+_INSERT = (
+    f"INSERT INTO issuance (status, request_digest, {', '.join(_COLUMNS)})"  # noqa: S608  # names of our own columns
+    f" VALUES ('{PENDING}', ?{', ?' * len(_COLUMNS)})"
+)
+_COMPLETE = f"UPDATE issuance SET status = '{ISSUED}', signature = ?, issued_ms = ? WHERE serial = ?"  # noqa: S608  # a word of our own
+_REMEMBER = (
+    "INSERT INTO idempotency (token, csr_sha256, serial) VALUES (?, ?, ?)"
+    " ON CONFLICT (token) DO UPDATE SET serial = excluded.serial"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +149,8 @@ class Conflict:
     """The same requester used the same idempotency key for another CSR."""
 
 
+# What has no signature yet, in the ledger or in the batch that is about to be recorded.
+_Waiting = PendingRow | Intent
 Outcome = Recorded | Resumed | AlreadyIssued | Conflict
 
 
@@ -165,29 +184,24 @@ def record_signatures(connection: Connection, signatures: Sequence[Signature]) -
     """
     if not signatures:
         return []
-    found = {
-        row.serial: row
-        for row in connection.execute(
-            select(issuance.c.serial, issuance.c.status, issuance.c.signature, issuance.c.reason).where(
-                issuance.c.serial.in_([each.serial for each in signatures])
-            )
-        )
-    }
-    recorded = {row.serial: row.signature for row in found.values() if row.status == ISSUED and row.reason is None}
+    serials = [each.serial for each in signatures]
+    statement = f"SELECT serial, status, signature, reason FROM issuance WHERE serial {one_of(serials)}"  # noqa: S608
+    rows = execute(connection, statement, serials)
+    recorded = {serial: value for serial, status, value, reason in rows if status == ISSUED and reason is None}
+    pending = {serial for serial, status, _, _ in rows if status == PENDING}
     outcomes: list[Kept | None] = []
-    new: list[dict[str, object]] = []
+    new: list[tuple[bytes, int, bytes]] = []
     for each in signatures:
         if each.serial in recorded:
             outcomes.append(Kept(recorded[each.serial], is_first=False))
-        elif each.serial in found and found[each.serial].status == PENDING:
+        elif each.serial in pending:
             recorded[each.serial] = each.value
-            new.append({"of_serial": each.serial, "with_signature": each.value, "at_ms": each.issued_ms})
+            new.append((each.value, each.issued_ms, each.serial))
             outcomes.append(Kept(each.value, is_first=True))
         else:
             outcomes.append(None)
     if new:
-        values = {"status": ISSUED, "signature": bindparam("with_signature"), "issued_ms": bindparam("at_ms")}
-        connection.execute(update(issuance).where(issuance.c.serial == bindparam("of_serial")).values(values), new)
+        execute_many(connection, _COMPLETE, new)
     return outcomes
 
 
@@ -202,14 +216,14 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
     digests = [intent.request_digest for intent in intents]
     since_ms = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
     by_digest = earlier_rows.issued_since(connection, digests, since_ms)
-    pending = earlier_rows.pending(connection, digests)
+    pending: dict[Question, Sequence[_Waiting]] = dict(earlier_rows.pending(connection, digests))
     by_token = earlier_rows.of_tokens(connection, [token for intent in intents if (token := intent.idempotency_token)])
     taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
     outcomes: list[Outcome] = []
-    new: list[Intent] = []
-    tokens: list[dict[str, bytes]] = []
-    for intent in intents:
-        question = (intent.request_digest, intent.root_generation)
+    new: list[tuple[object, ...]] = []
+    tokens: list[tuple[bytes, bytes, bytes]] = []
+    for intent, digest in zip(intents, digests, strict=True):
+        question = (digest, intent.root_generation)
         token = intent.idempotency_token
         known = by_token.get(token) if token else None
         # A key's certificate that may not be given again does not hide the one that the same CSR got since.
@@ -229,42 +243,32 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             serial = resumable.serial
         else:
             outcomes.append(Recorded(tuple(each.serial for each in waiting)))
-            new.append(intent)
+            new.append((digest, *_values(intent)))
             pending[question] = [intent]
             serial = intent.serial
         if token is not None:
             taken[token] = intent.csr_sha256
-            tokens.append({"token": token, "csr_sha256": intent.csr_sha256, "serial": serial})
+            tokens.append((token, intent.csr_sha256, serial))
     closed_off = [serial for each in outcomes if isinstance(each, Recorded) for serial in each.closed_off]
     if closed_off:
         connection.execute(update(issuance).where(issuance.c.serial.in_(closed_off)).values(status=ABANDONED))
     if new:
-        connection.execute(insert(issuance), [_row(intent) for intent in new])
+        execute_many(connection, _INSERT, new)
     if tokens:
-        statement = upsert(idempotency)
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["token"], set_={"serial": statement.excluded.serial}),
-            tokens,
-        )
+        execute_many(connection, _REMEMBER, tokens)
     return outcomes
 
 
-def _may_be_answered_again(row: Any, intent: Intent) -> bool:
-    return row.status == ISSUED and row.reason is None and bool(row.root_generation == intent.root_generation)
+def _may_be_answered_again(row: IssuedRow | TokenRow, intent: Intent) -> bool:
+    return row.status == ISSUED and row.reason is None and row.root_generation == intent.root_generation
 
 
-def _resumable(waiting: Sequence[Any], intent: Intent) -> Any:
+def _resumable(waiting: Sequence[_Waiting], intent: Intent) -> _Waiting | None:
     return next((each for each in waiting if each.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS), None)
 
 
-def _is_among(waiting: Sequence[Any], serial: bytes | None) -> bool:
+def _is_among(waiting: Sequence[_Waiting], serial: bytes | None) -> bool:
     return serial is not None and any(each.serial == serial for each in waiting)
-
-
-def _row(intent: Intent) -> dict[str, Any]:
-    row = {column.name: getattr(intent, column.name, None) for column in issuance.columns}
-    del row["id"]
-    return row | {"status": PENDING}
 
 
 def digest_of(user: str, value: bytes) -> bytes:

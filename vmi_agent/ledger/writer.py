@@ -1,8 +1,8 @@
 """The ledger's one writer, and why a certificate can be trusted to be in it.
 
 One thread writes. It takes whatever has piled up since its last commit into one transaction, so requests that arrive
-together share one sync of the disk; each caller waits until its own row is safe. The audit's rows are written in the
-same transactions. Other processes may write as well, in turns.
+together share one sync of the disk; each caller waits, or is told, until its own row is safe. The audit's rows are
+written in the same transactions. Other processes may write as well, in turns.
 """
 
 import os
@@ -10,7 +10,7 @@ import queue
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
@@ -34,9 +34,14 @@ from vmi_agent.ledger.turns import Turns
 # The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
 MAX_BATCH = 256
 
+Work = Intent | Signature | Event
+# Gets, in the writer's thread, one outcome for each work, in their order: what it led to, or what it failed with. It is
+# quick and raises nothing.
+Then = Callable[[Sequence[Any]], None]
+
 _Result = TypeVar("_Result")
 _Change = Callable[[Connection], Any]
-_Job = tuple[Intent | Signature | Event | _Change, Future[Any]]
+_Job = tuple[Sequence[Work] | _Change, Then]
 
 
 class Ledger:
@@ -100,7 +105,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: nothing was recorded.
         """
-        outcome: Outcome = self._wait_for(intent)
+        outcome: Outcome = self.record(intent)
         return outcome
 
     def record_signature(self, signature: Signature) -> Kept:
@@ -113,7 +118,7 @@ class Ledger:
             ClosedOff: the intent was closed off meanwhile; the signature is worth nothing.
             LedgerUnavailable: it may not be answered.
         """
-        kept: Kept = self._wait_for(signature)
+        kept: Kept = self.record(signature)
         return kept
 
     def note(self, event: Event) -> None:
@@ -122,7 +127,20 @@ class Ledger:
         Raises:
             LedgerUnavailable: it is not there.
         """
-        self._wait_for(event)
+        self.record(event)
+
+    def record(self, work: Work) -> Any:
+        """Do what `record_intent`, `record_signature` or `note` does, whichever is for this kind of work."""
+        return self._wait_for([work])
+
+    def record_later(self, works: Sequence[Work], then: Then) -> None:
+        """Record several at once, without waiting: one transaction has them all, and it may have others as well.
+
+        Args:
+            then: told what each led to, or the error that `record_intent` and its like raise for it, once all of them
+                are on disk or none is; in the writer's thread, which must not be kept long.
+        """
+        self._jobs.put((works, then))
 
     def note_later(self, event: Event, not_noted: Callable[[BaseException], None]) -> None:
         """Add a row to the audit without waiting for it.
@@ -130,15 +148,12 @@ class Ledger:
         Args:
             not_noted: told, in the writer's thread, where it could not be written.
         """
-        future: Future[None] = Future()
 
-        def written(done: Future[None]) -> None:
-            error = done.exception()
-            if error is not None:
-                not_noted(error)
+        def written(outcomes: Sequence[Any]) -> None:
+            if outcomes[0] is not None:
+                not_noted(outcomes[0])
 
-        future.add_done_callback(written)
-        self._jobs.put((event, future))
+        self.record_later([event], written)
 
     def change(self, change: Callable[[Connection], _Result]) -> _Result:
         """Run something in a transaction of its own; wait until what it wrote is on disk.
@@ -169,9 +184,16 @@ class Ledger:
         self._engine.dispose()
         self._turns.close()
 
-    def _wait_for(self, work: Intent | Signature | Event | _Change) -> Any:
+    def _wait_for(self, works: Sequence[Work] | _Change) -> Any:
         future: Future[Any] = Future()
-        self._jobs.put((work, future))
+
+        def written(outcomes: Sequence[Any]) -> None:
+            if isinstance(outcomes[0], BaseException):
+                future.set_exception(outcomes[0])
+            else:
+                future.set_result(outcomes[0])
+
+        self._jobs.put((works, written))
         return future.result()
 
     # The writer's thread
@@ -180,20 +202,22 @@ class Ledger:
         open_for_more = True
         while open_for_more:
             jobs, open_for_more = self._take_jobs()
-            joined = [job for job in jobs if not callable(job[0])]
+            joined = [(works, then) for works, then in jobs if not callable(works)]
             if joined and not self._commit(joined):
                 open_for_more = self._fail_queued() and open_for_more
-            for work, future in jobs:
-                if callable(work):
-                    self._commit_alone(work, future)
+            for works, then in jobs:
+                if callable(works):
+                    self._commit_alone(works, then)
 
     def _take_jobs(self) -> tuple[list[_Job], bool]:
         """Wait for a job, then take all that are there; the flag is False once `close` was called."""
         jobs: list[_Job] = []
+        count = 0
         job = self._jobs.get()
         while job is not None:
             jobs.append(job)
-            if len(jobs) == MAX_BATCH:
+            count += 1 if callable(job[0]) else len(job[0])
+            if count >= MAX_BATCH:
                 return jobs, True
             try:
                 job = self._jobs.get_nowait()
@@ -203,7 +227,7 @@ class Ledger:
 
     def _fail_queued(self) -> bool:
         """Fail what has piled up behind a write that failed: each would wait as long for the same; False at the end."""
-        failed: list[Future[Any]] = []
+        failed: list[_Job] = []
         open_for_more = True
         with suppress(queue.Empty):
             while True:
@@ -211,14 +235,15 @@ class Ledger:
                 if job is None:
                     open_for_more = False
                     break
-                failed.append(job[1])
+                failed.append(job)
         _fail(failed, LedgerUnavailable(self._told))
         return open_for_more
 
-    def _commit(self, jobs: Sequence[_Job]) -> bool:
-        signatures = [job[0] for job in jobs if isinstance(job[0], Signature)]
-        intents = [job[0] for job in jobs if isinstance(job[0], Intent)]
-        events = [job[0] for job in jobs if isinstance(job[0], Event)]
+    def _commit(self, jobs: Sequence[tuple[Sequence[Work], Then]]) -> bool:
+        works = [work for job in jobs for work in job[0]]
+        signatures = [work for work in works if isinstance(work, Signature)]
+        intents = [work for work in works if isinstance(work, Intent)]
+        events = [work for work in works if isinstance(work, Event)]
 
         def change(connection: Connection) -> tuple[list[Kept | None], list[Outcome]]:
             kept = record_signatures(connection, signatures)
@@ -231,23 +256,20 @@ class Ledger:
         try:
             all_kept, all_outcomes = self._transact(change)
         except LedgerUnavailable as error:
-            _fail((future for _, future in jobs), error)
+            _fail(jobs, error)
             return False
         kept, outcomes = iter(all_kept), iter(all_outcomes)
-        for work, future in jobs:
-            if isinstance(work, Signature):
-                _settle(future, next(kept))
-            else:
-                future.set_result(next(outcomes) if isinstance(work, Intent) else None)
+        for of_job, then in jobs:
+            then([_outcome(work, kept, outcomes) for work in of_job])
         return True
 
-    def _commit_alone(self, change: _Change, future: Future[Any]) -> None:
+    def _commit_alone(self, change: _Change, then: Then) -> None:
         try:
             result = self._transact(change)
         except LedgerUnavailable as error:
-            _fail([future], error)
+            _fail([(change, then)], error)
         else:
-            future.set_result(result)
+            then([result])
 
     def _transact(self, change: Callable[[Connection], _Result]) -> _Result:
         try:
@@ -295,14 +317,16 @@ def _make_file(path: Path) -> None:
     path.chmod(0o600)  # what SQLite puts beside it gets the same mode
 
 
-def _settle(future: Future[Any], kept: Kept | None) -> None:
-    if kept is None:
-        future.set_exception(ClosedOff("what was signed was closed off, or revoked, before its signature came"))
-    else:
-        future.set_result(kept)
+def _outcome(work: Work, kept: Iterator[Kept | None], outcomes: Iterator[Outcome]) -> Outcome | Kept | ClosedOff | None:
+    """Return what a work led to, taken from those of its kind."""
+    if isinstance(work, Intent):
+        return next(outcomes)
+    if isinstance(work, Event):
+        return None
+    return next(kept) or ClosedOff("what was signed was closed off, or revoked, before its signature came")
 
 
-def _fail(futures: Iterable[Future[Any]], error: LedgerUnavailable) -> None:
-    for future in futures:
+def _fail(jobs: Iterable[_Job], error: LedgerUnavailable) -> None:
+    for works, then in jobs:
         # One each: an exception that several threads raise collects all their tracebacks.
-        future.set_exception(LedgerUnavailable(str(error)))
+        then([LedgerUnavailable(str(error)) for _ in range(1 if callable(works) else len(works))])

@@ -29,6 +29,7 @@ from vmi_agent.issuing import milliseconds, sign_recorded
 from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.revocation import is_revoked
+from vmi_agent.walks import alone
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
@@ -208,7 +209,7 @@ class Responders:
             recorded_ms=milliseconds(now),
         )
         self._ledger.record_intent(intent)
-        der, _ = sign_recorded(intent, authority, self._ledger, self._now, name, key.public_key())
+        der, _ = alone(sign_recorded(intent, authority, self._now, name.public_bytes(), key_info), self._ledger)
         return x509.load_der_x509_certificate(der)
 
 

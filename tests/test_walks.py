@@ -1,0 +1,204 @@
+"""Requests on their way together: each has its own outcome, and none waits for another's key."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from agents import Agent, Time, always, open_agent, request
+from csrs import make_csr
+from sharing import WaitingKey, with_key
+from test_ca_state import make_intent
+
+from protocol.errors import ErrorCode
+from protocol.records import Error, Signed
+from vmi_agent.dispatch import Outcome
+from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import Conflict, Kept, Recorded, Signature
+from vmi_agent.ledger.ledger_schema import FILE_NAME
+from vmi_agent.walks import Walks
+
+KEY = b"k" * 16
+
+
+class Results:
+    """What came of walks, as they end."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+
+    def deliver(self, over: Any) -> None:
+        """Take what `Walks` delivers."""
+        for each in over:
+            self._arrived.put(each)
+
+    def take(self, count: int) -> dict[Any, Any]:
+        """Wait for so many; return their results by their tokens."""
+        return dict(self._arrived.get(timeout=60) for _ in range(count))
+
+
+@contextmanager
+def walking(agent: Agent, at_once: int = 4) -> Iterator[tuple[Walks, Results]]:
+    """Run walks on an agent's ledger until the end of the `with`, where all of them are over."""
+    results = Results()
+    walks = Walks(agent.ledger, results.deliver, at_once)
+    walks.start()
+    try:
+        yield walks, results
+    finally:
+        walks.stop()
+
+
+def sign(agent: Agent, csr: bytes, still_wanted: Callable[[], None] = always, **options: Any) -> Any:
+    """Return the walk of a request."""
+    return agent.dispatch.sign(request(csr, **options), sha256(csr).digest(), still_wanted)
+
+
+def code_of(outcome: Outcome) -> str:
+    """Return an outcome's error code, or "signed"."""
+    return outcome.answer.code.name if isinstance(outcome.answer, Error) else "signed"
+
+
+def not_wanted() -> None:
+    """Nobody waits any more."""
+    raise NotWanted(ErrorCode.DEADLINE)
+
+
+class Panic(BaseException):
+    """What a library raises that gave up."""
+
+
+def panic() -> None:
+    """Give up."""
+    raise Panic
+
+
+def test_walks_have_their_own_outcomes(tmp_path: Path) -> None:
+    """What is refused, conflicts, is not wanted, or ends by a panic harms none of those beside it."""
+    with open_agent(tmp_path, Time()) as agent, walking(agent) as (walks, results):
+        for number in range(20):
+            walks.begin(sign(agent, make_csr()), number)
+        walks.begin(sign(agent, make_csr(), key=KEY), "first of its key")
+        walks.begin(sign(agent, make_csr(), key=KEY), "conflicts")
+        walks.begin(sign(agent, b"no CSR"), "refused")
+        walks.begin(sign(agent, make_csr(), not_wanted), "late")
+        walks.begin(sign(agent, make_csr(), panic), "panics")
+        walks.begin(sign(agent, make_csr()), "last")
+        found = results.take(26)
+
+    panicked = found.pop("panics")
+    assert isinstance(panicked, Panic)
+    assert {token: code_of(outcome) for token, outcome in found.items()} == {
+        **dict.fromkeys([*range(20), "first of its key", "last"], "signed"),
+        "conflicts": "REQUEST_CONFLICT",
+        "refused": "CSR_MALFORMED",
+        "late": "DEADLINE",
+    }
+    assert agent.failures == []
+
+
+def test_walks_give_each_its_own_certificate(tmp_path: Path) -> None:
+    """Whoever asks together gets what was asked for, and no other one's."""
+    csrs = [make_csr() for _ in range(30)]
+    with open_agent(tmp_path, Time()) as agent, walking(agent) as (walks, results):
+        for csr in csrs:
+            walks.begin(sign(agent, csr), csr)
+        found = results.take(len(csrs))
+        answers = {csr: outcome.answer for csr, outcome in found.items()}
+        again = {csr: agent.sign(request(csr), sha256(csr).digest(), always).answer for csr in csrs}
+    assert answers == again
+    assert all(isinstance(each, Signed) and each.csr_sha256 == sha256(csr).digest() for csr, each in answers.items())
+
+
+@pytest.mark.parametrize("key_type", ["p256", "p384", "rsa2048", "mldsa65"])
+def test_walks_with_quick_and_slow_keys(tmp_path: Path, key_type: str) -> None:
+    """Whether a key signs beside the walks or in threads of its own makes no difference to what is answered."""
+    with open_agent(tmp_path, Time(), key_type=key_type) as agent, walking(agent) as (walks, results):
+        for number in range(5):
+            walks.begin(sign(agent, make_csr()), number)
+        assert {code_of(outcome) for outcome in results.take(5).values()} == {"signed"}
+
+
+def test_walks_do_not_wait_for_a_token(tmp_path: Path) -> None:
+    """While a token keeps one request waiting, another key's are answered."""
+    with open_agent(tmp_path, Time()) as agent:
+        own = agent.generations.current
+        key: WaitingKey = with_key(agent, WaitingKey)
+        with walking(agent) as (walks, results):
+            walks.begin(sign(agent, make_csr()), "waits")
+            assert key.asked.wait(60)
+            agent.generations.current = own
+            for number in range(3):
+                walks.begin(sign(agent, make_csr()), number)
+            assert {code_of(outcome) for outcome in results.take(3).values()} == {"signed"}
+            key.may_sign.set()
+            assert [code_of(outcome) for outcome in results.take(1).values()] == ["signed"]
+
+
+def test_walks_stop_when_all_are_over(tmp_path: Path) -> None:
+    """What is under way when the end comes is finished first."""
+    with open_agent(tmp_path, Time()) as agent:
+        key: WaitingKey = with_key(agent, WaitingKey)
+        with walking(agent) as (walks, results):
+            walks.begin(sign(agent, make_csr()), "under way")
+            assert key.asked.wait(60)
+            threading.Timer(0, key.may_sign.set).start()
+        assert [code_of(outcome) for outcome in results.take(1).values()] == ["signed"]
+
+
+def test_walks_while_the_ledger_cannot_be_written(tmp_path: Path) -> None:
+    """All that are to be recorded fail, each with an answer, and so does the next; nothing is signed."""
+    with open_agent(tmp_path, Time()) as agent, walking(agent) as (walks, results):
+        signed_before = agent.sign(request(make_csr()), bytes(32), always)
+        (tmp_path / FILE_NAME).rename(tmp_path / "elsewhere")
+        (tmp_path / FILE_NAME).touch()
+        for number in range(10):
+            walks.begin(sign(agent, make_csr()), number)
+        found = results.take(10)
+    assert code_of(signed_before) == "signed"
+    assert {code_of(outcome) for outcome in found.values()} == {"FAILED"}
+
+
+def commits_of(agent: Agent) -> list[None]:
+    """Return a list that grows with each transaction of an agent's ledger."""
+    commits: list[None] = []
+    sqlalchemy.event.listen(agent.ledger._engine, "commit", lambda _: commits.append(None))
+    return commits
+
+
+def test_record_later_is_one_transaction(tmp_path: Path) -> None:
+    """Several works are recorded at once, and each leads to what it would have led to alone."""
+    first, other = make_intent(1), replace(make_intent(2), idempotency_key=KEY)
+    conflicting = replace(make_intent(3), idempotency_key=KEY)
+    unknown = Signature(b"u" * 17, b"s", 1, bytes(32), 2)
+    with open_agent(tmp_path, Time()) as agent:
+        agent.ledger.record_intent(first)
+        commits = commits_of(agent)
+        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        signature = Signature(first.serial, b"s", 1, bytes(32), 2)
+        agent.ledger.record_later([other, signature, Event("x", 1, {}), conflicting, unknown, signature], told.put)
+        *outcomes, closed_off, again = told.get(timeout=60)
+    assert outcomes == [Recorded(), Kept(b"s", is_first=True), None, Conflict()]
+    assert isinstance(closed_off, ClosedOff)
+    assert again == Kept(b"s", is_first=False)
+    assert len(commits) == 1
+
+
+def test_record_later_where_it_cannot_be_written(tmp_path: Path) -> None:
+    """Each work has an error of its own, and none of them is recorded."""
+    with open_agent(tmp_path, Time()) as agent:
+        (tmp_path / FILE_NAME).rename(tmp_path / "elsewhere")
+        (tmp_path / FILE_NAME).touch()
+        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        agent.ledger.record_later([make_intent(1), make_intent(2)], told.put)
+        one, other = told.get(timeout=60)
+    assert isinstance(one, LedgerUnavailable)
+    assert isinstance(other, LedgerUnavailable)
+    assert one is not other

@@ -1,0 +1,273 @@
+"""Requests on their way, each as if it were alone, in one thread and with few syncs of the disk.
+
+Theory of operation. What a request leads to is a coroutine that reads from top to bottom. Where it needs the disk or
+the key it awaits `recorded` or `made`, and the thread goes on with the others that are there. What these want recorded
+goes to the ledger as one job, so that requests that come together share the sync of the disk and the switches between
+threads; while it syncs, others are judged and signed. Each has its own outcome: an error is thrown where that one
+awaits, and into no other.
+
+A turn ends after so many steps or so much time, and what it has is on its way to the disk: nobody waits long behind
+neighbours whose keys are slow to judge. Signatures that cost less than handing them to another thread are made in this
+one; others have threads of their own, as many as there are cores, or as many as may wait for a token.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, TypeVar, overload
+
+from vmi_agent.custody import Custody, Pace
+from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature
+from vmi_agent.ledger.writer import Ledger, Work
+
+MOST_STEPS = 64
+TURN_S = 0.004
+
+T = TypeVar("T")
+
+
+class Recording(Generic[T]):
+    """Awaited for what a work led to, once it is on disk; raises as `Ledger.record_intent` and its like do."""
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __await__(self) -> Generator["Wish", Any, T]:
+        result: T = yield self
+        return result
+
+
+class Making(Generic[T]):
+    """Awaited for what a call returns that signs with a key; raises what the call raises."""
+
+    __slots__ = ("call", "pace")
+
+    def __init__(self, pace: Pace, call: Callable[[], T]) -> None:
+        self.pace = pace
+        self.call = call
+
+    def __await__(self) -> Generator["Wish", Any, T]:
+        result: T = yield self
+        return result
+
+
+Wish = Recording[Any] | Making[Any]
+# Walks that can go on, and with what news: the result of what they await.
+Ready = Sequence[tuple["_UnderWay", Any]]
+# What a request leads to. It catches what it can answer; whatever else it raises ends it alone.
+Walk = Coroutine[Wish, Any, T]
+
+
+@overload
+def recorded(work: Intent) -> Recording[Outcome]: ...
+@overload
+def recorded(work: Signature) -> Recording[Kept]: ...
+@overload
+def recorded(work: Event) -> Recording[None]: ...
+def recorded(work: Work) -> Recording[Any]:
+    """Return what is awaited until a work is on disk: an `Intent`, a `Signature` or an `Event` of the audit."""
+    return Recording(work)
+
+
+def made(custody: Custody, call: Callable[[], T]) -> Making[T]:
+    """Return what is awaited for a call that signs with this key, and does what else of it takes time."""
+    return Making(custody.pace, call)
+
+
+def alone(walk: Walk[T], ledger: Ledger) -> T:
+    """Go a walk to its end in the thread of the caller, and return what it returns."""
+    news: Any = None
+    while True:
+        try:
+            wish = walk.throw(news) if isinstance(news, BaseException) else walk.send(news)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            news = wish.call() if isinstance(wish, Making) else ledger.record(wish.work)
+        except Exception as error:  # noqa: BLE001  # it is raised where the walk awaits
+            news = error
+
+
+class Walks:
+    """The thread, and those that sign.
+
+    Args:
+        ledger: records.
+        deliver: told of walks that are over, in the thread: what was given to `begin` for it, and what the walk
+            returned, or the exception that ended it.
+        at_once: how many may wait for a key elsewhere.
+    """
+
+    def __init__(self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], at_once: int) -> None:
+        self._ledger = ledger
+        self._deliver = deliver
+        self._ready: queue.SimpleQueue[Ready | None] = queue.SimpleQueue()
+        self._under_way = 0
+        self._none_under_way = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="walks")
+        self._signers = {
+            Pace.SLOW: _Signers(self._ready, len(os.sched_getaffinity(0)), TURN_S),
+            Pace.ELSEWHERE: _Signers(self._ready, at_once, 0.0),
+        }
+
+    def start(self) -> None:
+        """Take walks from now on."""
+        self._thread.start()
+
+    def begin(self, walk: Walk[Any], token: object) -> None:
+        """Begin a walk; `deliver` gets the token with its result. Does not block."""
+        with self._none_under_way:
+            self._under_way += 1
+        self._ready.put([(_UnderWay(walk, token), None)])
+
+    def stop(self) -> None:
+        """Wait until all that began is over, then end the threads. Nothing may begin afterwards."""
+        with self._none_under_way:
+            self._none_under_way.wait_for(lambda: self._under_way == 0)
+        self._ready.put(None)
+        self._thread.join()
+        for signers in self._signers.values():
+            signers.stop()
+
+    def _work(self) -> None:
+        ready: deque[tuple[_UnderWay, Any]] = deque()
+        while True:
+            if not ready:
+                found = self._ready.get()
+                if found is None:
+                    return
+                ready.extend(found)
+            turn = _Turn()
+            self._take_turn(turn, ready)
+            if turn.to_record:
+                self._ledger.record_later([wish.work for _, wish in turn.to_record], partial(self._recorded, turn))
+            if turn.over:
+                self._end(turn.over)
+
+    def _take_turn(self, turn: "_Turn", ready: deque[tuple["_UnderWay", Any]]) -> None:
+        """Go on with walks that are ready, and with those that get ready meanwhile."""
+        ends_at = time.monotonic() + TURN_S
+        for _ in range(MOST_STEPS):
+            self._go_on(turn, *ready.popleft())
+            if time.monotonic() >= ends_at:
+                return
+            if not ready:
+                with suppress(queue.Empty):
+                    ready.extend(self._ready.get_nowait() or ())
+            if not ready:
+                return
+
+    def _go_on(self, turn: "_Turn", walk: "_UnderWay", news: Any) -> None:
+        """Go on with a walk until it needs others, or is over."""
+        while True:
+            try:
+                wish = walk.steps.throw(news) if isinstance(news, BaseException) else walk.steps.send(news)
+            except StopIteration as end:
+                turn.over.append((walk.token, end.value))
+                return
+            except BaseException as error:  # noqa: BLE001  # such as a library's panic: it ends this walk alone
+                turn.over.append((walk.token, error))
+                return
+            if isinstance(wish, Recording):
+                turn.to_record.append((walk, wish))
+                return
+            if wish.pace is not Pace.QUICK:
+                self._signers[wish.pace].put(walk, wish)
+                return
+            news = _attempt(wish)
+
+    def _recorded(self, turn: "_Turn", outcomes: Sequence[Any]) -> None:
+        self._ready.put([(walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True)])
+
+    def _end(self, over: Sequence[tuple[Any, Any]]) -> None:
+        self._deliver(over)
+        with self._none_under_way:
+            self._under_way -= len(over)
+            if self._under_way == 0:
+                self._none_under_way.notify_all()
+
+
+class _Signers:
+    """Threads for one pace of keys, which are made when the first one signs.
+
+    Args:
+        ready: where walks go with what was made for them.
+        at_once: how many threads.
+        turn_s: how long a thread may keep what it made, while it makes more.
+    """
+
+    def __init__(self, ready: "queue.SimpleQueue[Ready | None]", at_once: int, turn_s: float) -> None:
+        self._ready = ready
+        self._turn_s = turn_s
+        self._wishes: queue.SimpleQueue[tuple[_UnderWay, Making[Any]] | None] = queue.SimpleQueue()
+        self._at_once = at_once
+        self._threads: list[threading.Thread] = []
+
+    def put(self, walk: "_UnderWay", wish: Making[Any]) -> None:
+        """Make what a walk waits for, in its turn."""
+        self._wishes.put((walk, wish))
+        if not self._threads:
+            self._threads = [threading.Thread(target=self._work, name="signing") for _ in range(self._at_once)]
+            for thread in self._threads:
+                thread.start()
+
+    def stop(self) -> None:
+        """End the threads, which have nothing to do any more."""
+        self._wishes.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        found = self._wishes.get()
+        while found is not None:
+            ends_at = time.monotonic() + self._turn_s
+            ready = []
+            while found is not None:
+                walk, wish = found
+                ready.append((walk, _attempt(wish)))
+                if time.monotonic() >= ends_at:
+                    break
+                try:
+                    found = self._wishes.get_nowait()
+                except queue.Empty:
+                    break
+            self._ready.put(ready)
+            found = None if found is None else self._wishes.get()
+        self._wishes.put(None)  # for the next thread
+
+
+class _UnderWay:
+    """A walk, and what it is known by to whoever began it."""
+
+    __slots__ = ("steps", "token")
+
+    def __init__(self, steps: Walk[Any], token: object) -> None:
+        self.steps = steps
+        self.token = token
+
+
+class _Turn:
+    """What came of a turn: what is to be recorded, and what is over."""
+
+    __slots__ = ("over", "to_record")
+
+    def __init__(self) -> None:
+        self.to_record: list[tuple[_UnderWay, Recording[Any]]] = []
+        self.over: list[tuple[Any, Any]] = []
+
+
+def _attempt(wish: Making[Any]) -> Any:
+    """Return what a call returns, or what it raises."""
+    try:
+        return wish.call()
+    except BaseException as error:  # noqa: BLE001  # it is raised where the walk awaits
+        return error
