@@ -36,10 +36,10 @@ class SharedLineObserver(LineObserver):
         """Write a line, or what fits of it."""
         line = {**line, **self._fields}
         octets = self._octets(line)
-        if len(octets) > LIMIT and "traceback" in line:
-            # JSON writes a character in up to twelve octets, and text indents.
-            line["traceback"] = _CUT + str(line["traceback"])[-LIMIT // 4 :]
-            octets = self._octets(line)
+        end = str(line.get("traceback", ""))
+        while len(octets) > LIMIT and end:
+            end = end[len(end) // 8 + 1 :]
+            octets = self._octets(line | {"traceback": _CUT + end})
         if len(octets) > LIMIT:
             octets = self._octets({name: line[name] for name in _KEPT if name in line} | {"cut": True})
         self._write_octets(octets[:LIMIT])

@@ -286,9 +286,7 @@ def _record(kind: Any, values: Any) -> Any:
     hints = _FIELDS[kind]
     if not isinstance(values, list) or len(values) != len(hints):
         raise RecordRefused(f"{kind.__name__} has other fields")
-    return kind(
-        *(_value(f"{kind.__name__}.{name}", hints[name], each) for name, each in zip(hints, values, strict=True))
-    )
+    return kind(*(_value(kind, hint, value) for hint, value in zip(hints.values(), values, strict=True)))
 
 
 def _value(kind: Any, hint: Any, value: Any) -> Any:
