@@ -1,6 +1,5 @@
 """Agents that share a ledger: one certificate for one question, whoever is asked, and whoever is stopped meanwhile."""
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from cryptography import x509
 from csrs import make_csr
 from revoking import KeyAway, revoke
 from sharing import WaitingKey, events, leaf_of, statuses, two_agents, with_key
-from sqlalchemy import Connection, update
+from sqlalchemy import update
 from test_ca_state import make_intent
 
 from protocol.errors import ErrorCode
@@ -251,34 +250,10 @@ def test_same_question_twice_in_one_commit(tmp_path: Path, time: Time) -> None:
     with open_agent(tmp_path, time) as agent:
         first = make_intent(1)
         second = replace(first, serial=b"s" * 17)
-        outcomes = together(
-            agent, lambda: agent.ledger.record_intent(first), lambda: agent.ledger.record_intent(second)
-        )
+        outcomes = agent.ledger.record_all([first, second])
         assert outcomes == [Recorded(), Resumed(first.serial, b"tbs", 0)]
         one, other = (Signature(first.serial, value, 1, bytes(32), 0) for value in (b"one", b"other"))
         unknown = replace(one, serial=b"u" * 17)
-        asked = [(lambda each=each: agent.ledger.record_signature(each)) for each in (unknown, one, other, one)]
-        outcomes = together(agent, *asked)
+        outcomes = agent.ledger.record_all([unknown, one, other, one])
         assert isinstance(outcomes[0], ClosedOff)
         assert outcomes[1:] == [Kept(b"one", True), Kept(b"one", False), Kept(b"one", False)]
-
-
-def together(agent: Agent, *asked: Callable[[], Any]) -> list[Any]:
-    """Have the ledger asked these in one commit, in this order; return results and errors."""
-    ledger = agent.ledger
-    begun, may_end = threading.Event(), threading.Event()
-
-    def hold(_connection: Connection) -> None:
-        begun.set()
-        assert may_end.wait(60)
-
-    with ThreadPoolExecutor(len(asked) + 1) as pool:
-        pool.submit(ledger.change, hold)
-        assert begun.wait(60)
-        results = []
-        for number, each in enumerate(asked, start=1):
-            results.append(pool.submit(each))
-            while ledger._jobs.qsize() < number:
-                pass
-        may_end.set()
-        return [each.exception() or each.result() for each in results]

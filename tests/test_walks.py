@@ -1,16 +1,16 @@
 """Requests on their way together: each has its own outcome, and none waits for another's key."""
 
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 from agents import Agent, Time, always, open_agent, request
 from csrs import make_csr
 from sharing import WaitingKey, with_key
@@ -166,39 +166,57 @@ def test_walks_while_the_ledger_cannot_be_written(tmp_path: Path) -> None:
     assert {code_of(outcome) for outcome in found.values()} == {"FAILED"}
 
 
-def commits_of(agent: Agent) -> list[None]:
-    """Return a list that grows with each transaction of an agent's ledger."""
-    commits: list[None] = []
-    sqlalchemy.event.listen(agent.ledger._engine, "commit", lambda _: commits.append(None))
-    return commits
+def statements_of(agent: Agent) -> "queue.SimpleQueue[str]":
+    """Return a queue that gets each statement with which an agent records."""
+    statements: queue.SimpleQueue[str] = queue.SimpleQueue()
+    agent.ledger._connection.set_trace_callback(statements.put)
+    return statements
 
 
-def test_record_later_is_one_transaction(tmp_path: Path) -> None:
+def commits_in(statements: "queue.SimpleQueue[str]") -> int:
+    """Return how many transactions they were."""
+    return sum(statements.get() == "COMMIT" for _ in range(statements.qsize()))
+
+
+def test_walks_share_transactions(tmp_path: Path) -> None:
+    """What arrives while a commit is under way shares the next one."""
+    csrs = [make_csr() for _ in range(9)]
+    with open_agent(tmp_path, Time()) as agent, walking(agent) as (walks, results):
+        statements = statements_of(agent)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            walks.begin(sign(agent, csrs[0]), 0)
+            assert statements.get(timeout=60) == "BEGIN IMMEDIATE"
+            for number in range(1, 9):
+                walks.begin(sign(agent, csrs[number]), number)
+        assert {code_of(outcome) for outcome in results.take(9).values()} == {"signed"}
+        assert commits_in(statements) == 3  # the first intent; its signature and the other intents; their signatures
+
+
+def test_record_all_is_one_transaction(tmp_path: Path) -> None:
     """Several works are recorded at once, and each leads to what it would have led to alone."""
     first, other = make_intent(1), replace(make_intent(2), idempotency_key=KEY)
     conflicting = replace(make_intent(3), idempotency_key=KEY)
     unknown = Signature(b"u" * 17, b"s", 1, bytes(32), 2)
     with open_agent(tmp_path, Time()) as agent:
         agent.ledger.record_intent(first)
-        commits = commits_of(agent)
-        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        statements = statements_of(agent)
         signature = Signature(first.serial, b"s", 1, bytes(32), 2)
-        agent.ledger.record_later([other, signature, Event("x", 1, {}), conflicting, unknown, signature], told.put)
-        *outcomes, closed_off, again = told.get(timeout=60)
+        *outcomes, closed_off, again = agent.ledger.record_all(
+            [other, signature, Event("x", 1, {}), conflicting, unknown, signature]
+        )
+        assert commits_in(statements) == 1
     assert outcomes == [Recorded(), Kept(b"s", is_first=True), None, Conflict()]
     assert isinstance(closed_off, ClosedOff)
     assert again == Kept(b"s", is_first=False)
-    assert len(commits) == 1
 
 
-def test_record_later_where_it_cannot_be_written(tmp_path: Path) -> None:
+def test_record_all_where_it_cannot_be_written(tmp_path: Path) -> None:
     """Each work has an error of its own, and none of them is recorded."""
     with open_agent(tmp_path, Time()) as agent:
         (tmp_path / FILE_NAME).rename(tmp_path / "elsewhere")
         (tmp_path / FILE_NAME).touch()
-        told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        agent.ledger.record_later([make_intent(1), make_intent(2)], told.put)
-        one, other = told.get(timeout=60)
+        one, other = agent.ledger.record_all([make_intent(1), make_intent(2)])
     assert isinstance(one, LedgerUnavailable)
     assert isinstance(other, LedgerUnavailable)
     assert one is not other

@@ -117,7 +117,8 @@ class AgentLife:
         return work.done
 
     def _note(self, event: str, fields: Mapping[str, object]) -> None:
-        self.parts.ledger.note_later(Event(event, milliseconds(self._time()), fields), lambda _error: None)
+        with suppress(LedgerUnavailable):
+            self.parts.ledger.note(Event(event, milliseconds(self._time()), fields))
 
     def step(self, number: int) -> None:
         """Let one of the works go on."""
@@ -286,11 +287,7 @@ class WholePath:
         What is on the disk now is what the next one finds: the files as they are, with nothing closed.
         """
         assert self.agent is not None
-        ledger = self.agent.parts.ledger
-        with suppress(LedgerUnavailable):  # what was noted while the ledger was away has failed by then
-            ledger.change(lambda _connection: None)
         self.find_ledger()
-        ledger.change(lambda _connection: None)  # what was noted is written
         image = self._new_state_dir(self.state_dir)
         self._forget_agent()
         self.state_dir = image

@@ -1,5 +1,6 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing
 from vmi_agent.status.responder import Responders
 from vmi_agent.upkeep import Upkeep
-from vmi_agent.walks import Walk, Walks
+from vmi_agent.walks import Walk, Walks, recorded
 
 # How soon what a command did beside the agent is taken in.
 ROUND_S = 0.5
@@ -52,7 +53,7 @@ ROUND_S = 0.5
 UPKEEP_S = 0.5
 
 # What a disk, a token or a ledger can do to us; everything else is a bug, and told with a traceback.
-_EXPECTED = (OSError, SQLAlchemyError, LedgerUnavailable, CustodyError)
+_EXPECTED = (OSError, SQLAlchemyError, sqlite3.Error, LedgerUnavailable, CustodyError)
 
 _log = Logger()
 _warn = Sparse(_log.warn, time.monotonic)
@@ -207,7 +208,7 @@ class AgentApplication:
             at_once=config.signers,
             max_requests=config.max_requests,
             uids=config.uids,
-            note=partial(_note_peer, ledger),
+            note=partial(_note_peer, self._walks),
         )
         return Upkeep(generations, publishing, responder, ledger, config.anchor_to, config.keep_expired, utc_now)
 
@@ -270,11 +271,16 @@ def _event(name: str, fields: Mapping[str, object]) -> Event:
     return Event(name, milliseconds(datetime.now(UTC)), fields)
 
 
-def _note_peer(ledger: Ledger, name: str, fields: Mapping[str, object]) -> None:
+def _note_peer(walks: Walks, name: str, fields: Mapping[str, object]) -> None:
     """Tell the audit of a channel's peer; nobody waits for it, and the log has it as well."""
-    ledger.note_later(
-        _event(name, fields), lambda error: _log.warn("audit not written", audit_event=name, reason=str(error))
-    )
+
+    async def note() -> None:
+        await recorded(_event(name, fields))
+
+    def not_noted(failure: Failure) -> None:
+        _log.warn("audit not written", audit_event=name, reason=failure.getErrorMessage())
+
+    _as_walk(walks, note).addErrback(not_noted)
 
 
 def _not_usable(generation: int, reason: str) -> None:

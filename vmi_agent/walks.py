@@ -2,9 +2,8 @@
 
 Theory of operation. What a request leads to is a coroutine that reads from top to bottom. Where it needs the disk or
 the key it awaits `recorded` or `made`, and the thread goes on with the others that are there. What these want recorded
-goes to the ledger as one job, so that requests that come together share the sync of the disk and the switches between
-threads; while it syncs, others are judged and signed. Each has its own outcome: an error is thrown where that one
-awaits, and into no other.
+at the end of a turn is one transaction of the ledger, so that requests that come together share the sync of the disk.
+Each has its own outcome: an error is thrown where that one awaits, and into no other.
 
 A turn ends after so many steps or so much time, and what it has is on its way to the disk: nobody waits long behind
 neighbours whose keys are slow to judge. Signatures that cost less than handing them to another thread are made in this
@@ -18,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from vmi_agent.custody import Custody, Pace
@@ -148,10 +146,11 @@ class Walks:
                 ready.extend(found)
             turn = _Turn()
             self._take_turn(turn, ready)
-            if turn.to_record:
-                self._ledger.record_later([wish.work for _, wish in turn.to_record], partial(self._recorded, turn))
             if turn.over:
                 self._end(turn.over)
+            if turn.to_record:
+                outcomes = self._ledger.record_all([wish.work for _, wish in turn.to_record])
+                ready.extend((walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True))
 
     def _take_turn(self, turn: "_Turn", ready: deque[tuple["_UnderWay", Any]]) -> None:
         """Go on with walks that are ready, and with those that get ready meanwhile."""
@@ -184,9 +183,6 @@ class Walks:
                 self._signers[wish.pace].put(walk, wish)
                 return
             news = _attempt(wish)
-
-    def _recorded(self, turn: "_Turn", outcomes: Sequence[Any]) -> None:
-        self._ready.put([(walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True)])
 
     def _end(self, over: Sequence[tuple[Any, Any]]) -> None:
         self._deliver(over)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from vmi_agent.ledger.ledger_schema import audit
-from vmi_agent.ledger.statements import execute, execute_many
+from vmi_agent.ledger.statements import AnyConnection, execute, execute_many
 
 _NUMBERS = struct.Struct(">QQH")
 _MOVE_HEAD = (
@@ -67,7 +67,7 @@ class Row:
     hash: Any
 
 
-def append(connection: Connection, events: Sequence[Event]) -> None:
+def append(connection: AnyConnection, events: Sequence[Event]) -> None:
     """Add rows for these events, in the transaction of the connection."""
     if not events:
         return
@@ -84,7 +84,7 @@ def append(connection: Connection, events: Sequence[Event]) -> None:
     execute(connection, _MOVE_HEAD, (last_id, last_hash))
 
 
-def read_head(connection: Connection) -> Head:
+def read_head(connection: AnyConnection) -> Head:
     """Return where the chain ends, as it is told beside the chain."""
     found = execute(connection, "SELECT last_id, hash FROM audit_head")
     return Head(*found[0]) if found else START

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection
-
 from vmi_agent.ledger.ledger_schema import ISSUED, PENDING
-from vmi_agent.ledger.statements import execute, one_of
+from vmi_agent.ledger.statements import AnyConnection, execute, one_of
 
 # A request digest and a root generation.
 Question = tuple[bytes, int]
@@ -47,7 +45,7 @@ class TokenRow(NamedTuple):
     signature: bytes
 
 
-def issued_since(connection: Connection, digests: Sequence[bytes], since_ms: int) -> dict[Question, IssuedRow]:
+def issued_since(connection: AnyConnection, digests: Sequence[bytes], since_ms: int) -> dict[Question, IssuedRow]:
     """Return the newest certificate for each requester and CSR whose intent is younger, of each generation.
 
     What is revoked or on hold is left out.
@@ -65,7 +63,7 @@ def issued_since(connection: Connection, digests: Sequence[bytes], since_ms: int
     return {(row.request_digest, row.root_generation): row for row in rows}
 
 
-def pending(connection: Connection, digests: Sequence[bytes]) -> dict[Question, list[PendingRow]]:
+def pending(connection: AnyConnection, digests: Sequence[bytes]) -> dict[Question, list[PendingRow]]:
     """Return what is pending for each requester and CSR, however old, oldest first."""
     statement = (
         # Left to itself, SQLite would look through all that the same CSR ever got.
@@ -78,7 +76,7 @@ def pending(connection: Connection, digests: Sequence[bytes]) -> dict[Question, 
     return found
 
 
-def of_tokens(connection: Connection, tokens: Sequence[bytes]) -> dict[bytes, TokenRow]:
+def of_tokens(connection: AnyConnection, tokens: Sequence[bytes]) -> dict[bytes, TokenRow]:
     """Return, for each idempotency key that was used before, the CSR and certificate it stands for, by token."""
     if not tokens:
         return {}

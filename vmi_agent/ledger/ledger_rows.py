@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, update
-
 from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
 from vmi_agent.ledger.earlier_rows import IssuedRow, PendingRow, Question, TokenRow
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance
-from vmi_agent.ledger.statements import execute, execute_many, one_of
+from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING
+from vmi_agent.ledger.statements import AnyConnection, execute, execute_many, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
 
@@ -31,6 +29,7 @@ _INSERT = (
     f" VALUES ('{PENDING}', ?{', ?' * len(_COLUMNS)})"
 )
 _COMPLETE = f"UPDATE issuance SET status = '{ISSUED}', signature = ?, issued_ms = ? WHERE serial = ?"  # noqa: S608  # a word of our own
+_CLOSE_OFF = f"UPDATE issuance SET status = '{ABANDONED}' WHERE serial"  # noqa: S608  # a word of our own
 _REMEMBER = (
     "INSERT INTO idempotency (token, csr_sha256, serial) VALUES (?, ?, ?)"
     " ON CONFLICT (token) DO UPDATE SET serial = excluded.serial"
@@ -176,7 +175,7 @@ def facts_of(recorded: Any) -> dict[str, object]:
     }
 
 
-def record_signatures(connection: Connection, signatures: Sequence[Signature]) -> list[Kept | None]:
+def record_signatures(connection: AnyConnection, signatures: Sequence[Signature]) -> list[Kept | None]:
     """Complete the rows of these intents; return which signature each certificate has now.
 
     The first one stays, whoever made it. None where there is no certificate to answer with: the intent was closed off,
@@ -205,7 +204,7 @@ def record_signatures(connection: Connection, signatures: Sequence[Signature]) -
     return outcomes
 
 
-def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Outcome]:
+def record_intents(connection: AnyConnection, intents: Sequence[Intent]) -> list[Outcome]:
     """Insert a row for each intent whose certificate is neither issued nor pending; return one outcome each, in order.
 
     Of the same requester and CSR, and under the same root, no two are ever pending: what is older than the replay
@@ -251,7 +250,7 @@ def record_intents(connection: Connection, intents: Sequence[Intent]) -> list[Ou
             tokens.append((token, intent.csr_sha256, serial))
     closed_off = [serial for each in outcomes if isinstance(each, Recorded) for serial in each.closed_off]
     if closed_off:
-        connection.execute(update(issuance).where(issuance.c.serial.in_(closed_off)).values(status=ABANDONED))
+        execute(connection, f"{_CLOSE_OFF} {one_of(closed_off)}", closed_off)
     if new:
         execute_many(connection, _INSERT, new)
     if tokens:

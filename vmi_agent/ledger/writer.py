@@ -1,18 +1,16 @@
-"""The ledger's one writer, and why a certificate can be trusted to be in it.
+"""The ledger, open for writing, and why a certificate can be trusted to be in it.
 
-One thread writes. It takes whatever has piled up since its last commit into one transaction, so requests that arrive
-together share one sync of the disk; each caller waits, or is told, until its own row is safe. The audit's rows are
-written in the same transactions. Other processes may write as well, in turns.
+Whoever writes does so in its own thread, one at a time, and goes on once what it wrote is on the disk. What is recorded
+together shares one sync; the audit's rows are written in the same transactions. Other processes may write as well, in
+turns.
 """
 
 import os
-import queue
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,28 +27,22 @@ from vmi_agent.ledger.ledger_events import events_of, signed
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
 from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reason
 from vmi_agent.ledger.ledger_takeover import take_over
+from vmi_agent.ledger.statements import driver_of
 from vmi_agent.ledger.turns import Turns
 
-# The most requests that one commit carries: bounds how long the first of them waits, and one statement's parameters.
-MAX_BATCH = 256
-
 Work = Intent | Signature | Event
-# Gets, in the writer's thread, one outcome for each work, in their order: what it led to, or what it failed with. It is
-# quick and raises nothing.
-Then = Callable[[Sequence[Any]], None]
 
 _Result = TypeVar("_Result")
-_Change = Callable[[Connection], Any]
-_Job = tuple[Sequence[Work] | _Change, Then]
+_Transaction = TypeVar("_Transaction")
 
 
 class Ledger:
-    """The agent's ledger, open for writing.
+    """The agent's ledger, open for writing. Safe for use by threads.
 
     Args:
         state_dir: where `ledger.sqlite` is, or will be.
         now: aware UTC time of the opening, for the audit.
-        tell: hears once, in the writer's thread, that it cannot be written and why, and of None once it can again.
+        tell: hears once, in the writing thread, that it cannot be written and why, and of None once it can again.
         alone: no other agent has it open: what is pending was left by processes that are gone, and is closed off.
 
     Attributes:
@@ -95,9 +87,10 @@ class Ledger:
         self._is_log_growing = False
         self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="ledger")
-        self._writer.start()
+        # For what every certificate needs; what else there is gets SQLAlchemy's connections.
+        self._held = self._engine.raw_connection()
+        self._connection = driver_of(self._held)
+        self._writing = threading.Lock()
 
     def record_intent(self, intent: Intent) -> Outcome:
         """Record, before the key is used, what is about to be signed; wait until it is on disk.
@@ -131,29 +124,39 @@ class Ledger:
 
     def record(self, work: Work) -> Any:
         """Do what `record_intent`, `record_signature` or `note` does, whichever is for this kind of work."""
-        return self._wait_for([work])
+        (outcome,) = self.record_all([work])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
-    def record_later(self, works: Sequence[Work], then: Then) -> None:
-        """Record several at once, without waiting: one transaction has them all, and it may have others as well.
-
-        Args:
-            then: told what each led to, or the error that `record_intent` and its like raise for it, once all of them
-                are on disk or none is; in the writer's thread, which must not be kept long.
-        """
-        self._jobs.put((works, then))
-
-    def note_later(self, event: Event, not_noted: Callable[[BaseException], None]) -> None:
-        """Add a row to the audit without waiting for it.
+    def record_all(self, works: Sequence[Work]) -> list[Any]:
+        """Record several at once, in one transaction; wait until all of them are on disk, or none is.
 
         Args:
-            not_noted: told, in the writer's thread, where it could not be written.
+            works: not more than a few hundred.
+
+        Returns:
+            What each led to, or the error that `record_intent` and its like raise for it.
         """
+        signatures = [work for work in works if isinstance(work, Signature)]
+        intents = [work for work in works if isinstance(work, Intent)]
+        events = [work for work in works if isinstance(work, Event)]
 
-        def written(outcomes: Sequence[Any]) -> None:
-            if outcomes[0] is not None:
-                not_noted(outcomes[0])
+        def change(connection: sqlite3.Connection) -> tuple[list[Kept | None], list[Outcome]]:
+            kept = record_signatures(connection, signatures)
+            first = [each for each, it in zip(signatures, kept, strict=True) if it is not None and it.is_first]
+            outcomes = record_intents(connection, intents)
+            told = (event for pair in zip(intents, outcomes, strict=True) for event in events_of(*pair))
+            audit.append(connection, [*map(signed, first), *told, *events])
+            return kept, outcomes
 
-        self.record_later([event], written)
+        try:
+            all_kept, all_outcomes = self._transact(lambda: _transaction(self._connection), change)
+        except LedgerUnavailable as error:
+            # One each: an exception that is raised in several places collects all their tracebacks.
+            return [LedgerUnavailable(str(error)) for _ in works]
+        kept, outcomes = iter(all_kept), iter(all_outcomes)
+        return [_outcome(work, kept, outcomes) for work in works]
 
     def change(self, change: Callable[[Connection], _Result]) -> _Result:
         """Run something in a transaction of its own; wait until what it wrote is on disk.
@@ -161,8 +164,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: nothing was written.
         """
-        result: _Result = self._wait_for(change)
-        return result
+        return self._transact(self._engine.begin, change)
 
     def read(self, look: Callable[[Connection], _Result]) -> _Result:
         """Look something up, in the thread of the caller.
@@ -177,117 +179,34 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
 
     def close(self) -> None:
-        """Write what is queued, then stop. Nothing may be recorded afterwards."""
-        self._jobs.put(None)
-        self._writer.join()
+        """Let go of it. Nothing may be recorded afterwards."""
+        self._held.close()
         self._reader.dispose()
         self._engine.dispose()
         self._turns.close()
 
-    def _wait_for(self, works: Sequence[Work] | _Change) -> Any:
-        future: Future[Any] = Future()
-
-        def written(outcomes: Sequence[Any]) -> None:
-            if isinstance(outcomes[0], BaseException):
-                future.set_exception(outcomes[0])
-            else:
-                future.set_result(outcomes[0])
-
-        self._jobs.put((works, written))
-        return future.result()
-
-    # The writer's thread
-
-    def _write(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            jobs, open_for_more = self._take_jobs()
-            joined = [(works, then) for works, then in jobs if not callable(works)]
-            if joined and not self._commit(joined):
-                open_for_more = self._fail_queued() and open_for_more
-            for works, then in jobs:
-                if callable(works):
-                    self._commit_alone(works, then)
-
-    def _take_jobs(self) -> tuple[list[_Job], bool]:
-        """Wait for a job, then take all that are there; the flag is False once `close` was called."""
-        jobs: list[_Job] = []
-        count = 0
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            count += 1 if callable(job[0]) else len(job[0])
-            if count >= MAX_BATCH:
-                return jobs, True
+    def _transact(
+        self,
+        begin: Callable[[], AbstractContextManager[_Transaction]],
+        change: Callable[[_Transaction], _Result],
+    ) -> _Result:
+        with self._writing:
             try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return jobs, True
-        return jobs, False
-
-    def _fail_queued(self) -> bool:
-        """Fail what has piled up behind a write that failed: each would wait as long for the same; False at the end."""
-        failed: list[_Job] = []
-        open_for_more = True
-        with suppress(queue.Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is None:
-                    open_for_more = False
-                    break
-                failed.append(job)
-        _fail(failed, LedgerUnavailable(self._told))
-        return open_for_more
-
-    def _commit(self, jobs: Sequence[tuple[Sequence[Work], Then]]) -> bool:
-        works = [work for job in jobs for work in job[0]]
-        signatures = [work for work in works if isinstance(work, Signature)]
-        intents = [work for work in works if isinstance(work, Intent)]
-        events = [work for work in works if isinstance(work, Event)]
-
-        def change(connection: Connection) -> tuple[list[Kept | None], list[Outcome]]:
-            kept = record_signatures(connection, signatures)
-            first = [each for each, it in zip(signatures, kept, strict=True) if it is not None and it.is_first]
-            outcomes = record_intents(connection, intents)
-            told = (event for pair in zip(intents, outcomes, strict=True) for event in events_of(*pair))
-            audit.append(connection, [*map(signed, first), *told, *events])
-            return kept, outcomes
-
-        try:
-            all_kept, all_outcomes = self._transact(change)
-        except LedgerUnavailable as error:
-            _fail(jobs, error)
-            return False
-        kept, outcomes = iter(all_kept), iter(all_outcomes)
-        for of_job, then in jobs:
-            then([_outcome(work, kept, outcomes) for work in of_job])
-        return True
-
-    def _commit_alone(self, change: _Change, then: Then) -> None:
-        try:
-            result = self._transact(change)
-        except LedgerUnavailable as error:
-            _fail([(change, then)], error)
-        else:
-            then([result])
-
-    def _transact(self, change: Callable[[Connection], _Result]) -> _Result:
-        try:
-            self._check_file()
-            with self._turns.take(), self._engine.begin() as connection:
-                result = change(connection)
-        except Exception as error:  # whatever it was, each waiting caller must hear of it
-            unavailable = LedgerUnavailable(reason(error))
-            if self._told != str(unavailable):
-                self._told = str(unavailable)
-                unavailable.__cause__ = error
-                self._tell(unavailable)
-            raise unavailable from error
-        if self._told:
-            self._told = ""
-            self._tell(None)
-        self._checkpoint_where_due()
-        return result
+                self._check_file()
+                with self._turns.take(), begin() as transaction:
+                    result = change(transaction)
+            except Exception as error:  # whatever it was, the certificates of which it was a part must not be answered
+                unavailable = LedgerUnavailable(reason(error))
+                if self._told != str(unavailable):
+                    self._told = str(unavailable)
+                    unavailable.__cause__ = error
+                    self._tell(unavailable)
+                raise unavailable from error
+            if self._told:
+                self._told = ""
+                self._tell(None)
+            self._checkpoint_where_due()
+            return result
 
     def _checkpoint_where_due(self) -> None:
         try:
@@ -317,6 +236,21 @@ def _make_file(path: Path) -> None:
     path.chmod(0o600)  # what SQLite puts beside it gets the same mode
 
 
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Give a transaction that ends with the `with`: on the disk, or undone where that raises."""
+    if connection.in_transaction:  # undoing the last one failed
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def _outcome(work: Work, kept: Iterator[Kept | None], outcomes: Iterator[Outcome]) -> Outcome | Kept | ClosedOff | None:
     """Return what a work led to, taken from those of its kind."""
     if isinstance(work, Intent):
@@ -324,9 +258,3 @@ def _outcome(work: Work, kept: Iterator[Kept | None], outcomes: Iterator[Outcome
     if isinstance(work, Event):
         return None
     return next(kept) or ClosedOff("what was signed was closed off, or revoked, before its signature came")
-
-
-def _fail(jobs: Iterable[_Job], error: LedgerUnavailable) -> None:
-    for works, then in jobs:
-        # One each: an exception that several threads raise collects all their tracebacks.
-        then([LedgerUnavailable(str(error)) for _ in range(1 if callable(works) else len(works))])
