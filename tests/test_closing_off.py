@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -19,8 +20,9 @@ from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent
-from vmi_agent.ledger.ledger_schema import ABANDONED, PENDING, issuance, reading
+from vmi_agent.ledger.ledger_schema import ABANDONED, PENDING, issuance, reading, writing
 from vmi_agent.ledger.listing import prune
+from vmi_agent.ledger.statements import driver_of
 from vmi_agent.upkeep import AnchorTo, Upkeep
 
 NOW_MS = milliseconds(START)
@@ -53,6 +55,23 @@ def test_closing_off_names_each_intent(tmp_path: Path) -> None:
     named = closings(tmp_path)
     assert [len(each) for each in named] == [64, 64, 22]
     assert [serial for each in named for serial in each] == [each.serial.hex() for each in intents]
+
+
+@pytest.mark.parametrize("close_off", [closing_off.close_off_all, closing_off.close_off_old])
+def test_closing_off_looks_at_what_is_pending_alone(
+    tmp_path: Path, close_off: Callable[[Connection, int], int]
+) -> None:
+    """However many certificates there are, none of them is read: an agent's start does not grow with them."""
+    with open_agent(tmp_path, Time()) as agent:
+        agent.ledger.record_intent(intent(1, recorded_ms=0))
+    with writing(tmp_path) as connection:
+        statements: list[str] = []
+        driver = driver_of(connection.connection)
+        driver.set_trace_callback(statements.append)
+        assert close_off(connection, NOW_MS) == 1
+        driver.set_trace_callback(None)
+        steps = [step for text in statements for *_, step in driver.execute(f"EXPLAIN QUERY PLAN {text}")]
+    assert steps[0].startswith(("SCAN issuance USING INDEX issuance_pending", "SEARCH issuance USING INDEX"))
 
 
 def test_upkeep_closes_off_what_is_pending_for_too_long(tmp_path: Path) -> None:

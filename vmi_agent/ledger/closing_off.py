@@ -54,7 +54,8 @@ def _is_old(now_ms: int) -> ColumnElement[bool]:
 
 
 def _close_off(connection: Connection, which: ColumnElement[bool], now_ms: int, limit: int | None = None) -> int:
-    found = select(issuance.c.serial).where(IS_PENDING, which).order_by(issuance.c.id).limit(limit)
+    # Oldest first; by the bare number, SQLite would rather go through all certificates, which are in this order already.
+    found = select(issuance.c.serial).where(IS_PENDING, which).order_by(issuance.c.id + 0).limit(limit)
     serials = list(connection.execute(found).scalars())
     if serials:
         chosen = which if limit is None else issuance.c.serial.in_(serials)
