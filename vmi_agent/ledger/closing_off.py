@@ -54,7 +54,7 @@ def _is_old(now_ms: int) -> ColumnElement[bool]:
 
 
 def _close_off(connection: Connection, which: ColumnElement[bool], now_ms: int, limit: int | None = None) -> int:
-    # Oldest first; by the bare number, SQLite would rather go through all certificates, which are in this order already.
+    # Oldest first. Asked for the bare number, SQLite goes through all certificates, which are in that order already.
     found = select(issuance.c.serial).where(IS_PENDING, which).order_by(issuance.c.id + 0).limit(limit)
     serials = list(connection.execute(found).scalars())
     if serials:
