@@ -5,8 +5,11 @@ the key it awaits `recorded` or `made`, and the thread goes on with the others t
 at the end of a turn is one transaction of the ledger, so that requests that come together share the sync of the disk.
 Each has its own outcome: an error is thrown where that one awaits, and into no other.
 
-A turn ends after so many steps or so much time, and what it has is on its way to the disk: nobody waits long behind
-neighbours whose keys are slow to judge. Signatures that cost less than handing them to another thread are made in this
+A turn goes on with whatever can go on, and begins no more than half of what is under way: where all came together, one
+half's answers are on their way, and read, while the other half is judged. It ends after so much time, and what it has
+is on its way to the disk: nobody waits long behind neighbours whose keys are slow to judge.
+
+Signatures that cost less than handing them to another thread are made in this
 one; others have threads of their own, as many as there are cores, or as many as may wait for a token.
 """
 
@@ -24,7 +27,6 @@ from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature
 from vmi_agent.ledger.writer import Ledger, Work
 
-MOST_STEPS = 64
 TURN_S = 0.004
 
 T = TypeVar("T")
@@ -108,14 +110,18 @@ class Walks:
     def __init__(self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], at_once: int) -> None:
         self._ledger = ledger
         self._deliver = deliver
-        self._ready: queue.SimpleQueue[Ready | None] = queue.SimpleQueue()
+        # For the thread: walks that begin, others that can go on, and None for its end.
+        self._arrived: queue.SimpleQueue[_UnderWay | Ready | None] = queue.SimpleQueue()
         self._under_way = 0
         self._none_under_way = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="walks")
         self._signers = {
-            Pace.SLOW: _Signers(self._ready, len(os.sched_getaffinity(0)), TURN_S),
-            Pace.ELSEWHERE: _Signers(self._ready, at_once, 0.0),
+            Pace.SLOW: _Signers(self._arrived, len(os.sched_getaffinity(0)), TURN_S),
+            Pace.ELSEWHERE: _Signers(self._arrived, at_once, 0.0),
         }
+        # The thread's own.
+        self._new: deque[_UnderWay] = deque()
+        self._ready: deque[tuple[_UnderWay, Any]] = deque()
 
     def start(self) -> None:
         """Take walks from now on."""
@@ -125,45 +131,62 @@ class Walks:
         """Begin a walk; `deliver` gets the token with its result. Does not block."""
         with self._none_under_way:
             self._under_way += 1
-        self._ready.put([(_UnderWay(walk, token), None)])
+        self._arrived.put(_UnderWay(walk, token))
 
     def stop(self) -> None:
         """Wait until all that began is over, then end the threads. Nothing may begin afterwards."""
         with self._none_under_way:
             self._none_under_way.wait_for(lambda: self._under_way == 0)
-        self._ready.put(None)
+        self._arrived.put(None)
         self._thread.join()
         for signers in self._signers.values():
             signers.stop()
 
     def _work(self) -> None:
-        ready: deque[tuple[_UnderWay, Any]] = deque()
-        while True:
-            if not ready:
-                found = self._ready.get()
-                if found is None:
-                    return
-                ready.extend(found)
-            turn = _Turn()
-            self._take_turn(turn, ready)
-            if turn.over:
-                self._end(turn.over)
-            if turn.to_record:
-                outcomes = self._ledger.record_all([wish.work for _, wish in turn.to_record])
-                ready.extend((walk, outcome) for (walk, _), outcome in zip(turn.to_record, outcomes, strict=True))
+        turn = _Turn()
+        while self._wait():
+            self._take_turn(turn)
+            before, turn = turn, _Turn()
+            outcomes = self._ledger.record_all([wish.work for _, wish in before.to_record]) if before.to_record else []
+            for (walk, wish), outcome in zip(before.to_record, outcomes, strict=True):
+                if isinstance(wish.work, Intent):
+                    self._ready.append((walk, outcome))
+                else:  # it was waited for before the answer
+                    self._go_on(turn, walk, outcome)
+            if before.over or turn.over:
+                self._end(before.over + turn.over)
+                turn.over = []
 
-    def _take_turn(self, turn: "_Turn", ready: deque[tuple["_UnderWay", Any]]) -> None:
-        """Go on with walks that are ready, and with those that get ready meanwhile."""
+    def _wait(self) -> bool:
+        """Wait until a walk can go on or begin; return False at the end."""
+        return bool(self._ready or self._new) or self._take(self._arrived.get())
+
+    def _look(self) -> None:
+        """Take what has arrived."""
+        with suppress(queue.Empty):
+            while self._take(self._arrived.get_nowait()):
+                pass
+
+    def _take(self, arrived: "_UnderWay | Ready | None") -> bool:
+        if isinstance(arrived, _UnderWay):
+            self._new.append(arrived)
+        elif arrived is not None:
+            self._ready.extend(arrived)
+        return arrived is not None
+
+    def _take_turn(self, turn: "_Turn") -> None:
+        """Go on with what can, then begin others."""
         ends_at = time.monotonic() + TURN_S
-        for _ in range(MOST_STEPS):
-            self._go_on(turn, *ready.popleft())
-            if time.monotonic() >= ends_at:
-                return
-            if not ready:
-                with suppress(queue.Empty):
-                    ready.extend(self._ready.get_nowait() or ())
-            if not ready:
-                return
+        self._look()
+        may_begin = (self._under_way + 1) // 2
+        while (self._ready or (self._new and may_begin)) and time.monotonic() < ends_at:
+            if self._ready:
+                self._go_on(turn, *self._ready.popleft())
+            else:
+                may_begin -= 1
+                self._go_on(turn, self._new.popleft(), None)
+            if not self._ready and not self._new:
+                self._look()
 
     def _go_on(self, turn: "_Turn", walk: "_UnderWay", news: Any) -> None:
         """Go on with a walk until it needs others, or is over."""
@@ -201,7 +224,7 @@ class _Signers:
         turn_s: how long a thread may keep what it made, while it makes more.
     """
 
-    def __init__(self, ready: "queue.SimpleQueue[Ready | None]", at_once: int, turn_s: float) -> None:
+    def __init__(self, ready: "queue.SimpleQueue[_UnderWay | Ready | None]", at_once: int, turn_s: float) -> None:
         self._ready = ready
         self._turn_s = turn_s
         self._wishes: queue.SimpleQueue[tuple[_UnderWay, Making[Any]] | None] = queue.SimpleQueue()
