@@ -23,11 +23,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 from measure import CaKey, new_key
+from unread import Unread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 # isort: split
-from processes import SIGN_CSR, Process, add_account, port_of, run
+from processes import SIGN_CSR, add_account, port_of, run
 
 START_S = 60.0
 NO_LIMIT = "1000000"
@@ -65,13 +66,15 @@ def ours(directory: Path, kind: str, name: str = "ours") -> Iterator[Peer]:
     with tempfile.TemporaryDirectory() as short:  # a socket's path has 107 octets at most
         channel = f"unix:{short}/agent"
         agent_command = ("vmi-agent", "serve", "--state-dir", str(agent_dir), "--listen", channel, "--key-type", kind)
-        with Process(*agent_command) as agent:
+        with Unread(directory / "agent.log", *agent_command) as agent:
             agent.wait_for("ready")
+            agent.leave_alone()
             proxy_command = ("bmc-proxy", "serve", "--state-dir", str(proxy_dir), "--agent", channel)
             limits = ("--https", "tcp:0:interface=127.0.0.1", "--requests-per-s", NO_LIMIT)
-            with Process(*proxy_command, *limits) as proxy:
+            with Unread(directory / "proxy.log", *proxy_command, *limits) as proxy:
                 port = port_of(proxy.wait_for("ready")["https"])
                 proxy.wait_for("agent connected")
+                proxy.leave_alone()
                 url = f"https://127.0.0.1:{port}"
                 yield Peer(
                     name,

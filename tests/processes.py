@@ -52,12 +52,15 @@ class Process:
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self.lines.append(line.decode())
-            LINES.append(line.decode())
-            # Argument errors are plain text; `lines` has them.
-            with suppress(ValueError):
-                self._events.put(json.loads(line))
+            self._take(line)
         self._events.put(None)
+
+    def _take(self, line: bytes) -> None:
+        self.lines.append(line.decode())
+        LINES.append(line.decode())
+        # Argument errors are plain text; `lines` has them.
+        with suppress(ValueError):
+            self._events.put(json.loads(line))
 
     def wait_for(self, word: str, **fields: Any) -> dict[str, Any]:
         """Return the next event of this word and with these fields."""
@@ -94,8 +97,8 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
         self.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 def port_of(description: str) -> int:
