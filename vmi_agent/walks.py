@@ -9,8 +9,8 @@ A turn goes on with whatever can go on, and begins no more than half of what is 
 half's answers are on their way, and read, while the other half is judged. It ends after so much time, and what it has
 is on its way to the disk: nobody waits long behind neighbours whose keys are slow to judge.
 
-Signatures that cost less than handing them to another thread are made in this
-one; others have threads of their own, as many as there are cores, or as many as may wait for a token.
+Signatures that cost less than handing them to another thread are made in this one; others have threads of their own, as
+many as there are cores, or as many as may wait for a token.
 """
 
 import os

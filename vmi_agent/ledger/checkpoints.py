@@ -1,4 +1,4 @@
-"""Checkpoints: what the ledger's log of writes (WAL) holds is brought into its file, by the writer and nobody else.
+"""Checkpoints: what the ledger's log of writes (WAL) holds is brought into its file, by whoever writes.
 
 SQLite would do it by itself at the end of a commit, and say nothing where it fails. That is not harmless: after a
 checkpoint that a reader kept from its end, pages may be in the system's cache only; where their sync fails, the system
@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger.statements import driver_of
 
 # So many transactions write a log of a few MB.
 EVERY = 200
@@ -43,13 +44,14 @@ def settle(engine: Engine, path: Path) -> None:
         LedgerUnavailable: another process has been reading for long.
         sqlite3.Error, OSError: the disk does not take it.
     """
-    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-        cursor.execute("BEGIN IMMEDIATE")  # nobody adds to the log, or begins another one
+    with closing(engine.raw_connection()) as held:
+        connection = driver_of(held)
+        connection.execute("BEGIN IMMEDIATE")  # nobody adds to the log, or begins another one
         try:
             _write_again(path.with_name(path.name + "-wal"))
         finally:
-            cursor.execute("ROLLBACK")
-    is_busy, *_ = _checkpoint(engine, "TRUNCATE")
+            connection.execute("ROLLBACK")
+        is_busy, *_ = _checkpoint(connection, "TRUNCATE")
     if is_busy:
         raise LedgerUnavailable("another process uses it, and has for long. Wait for its end, or end it.")
 
@@ -64,10 +66,14 @@ def _write_again(path: Path) -> None:
 
 
 class Checkpoints:
-    """The writer's checkpoints: one after every `EVERY` transactions, as far as nobody reads what is older."""
+    """Checkpoints: one after every `EVERY` transactions, as far as nobody reads what is older.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        connection: used outside of transactions.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self._transactions = 0
         self._is_partial = False
 
@@ -83,7 +89,7 @@ class Checkpoints:
             return
         self._transactions = 0
         try:
-            _, in_log, done = _checkpoint(self._engine, "PASSIVE")
+            _, in_log, done = _checkpoint(self._connection, "PASSIVE")
         except sqlite3.Error as error:
             if self._is_partial and error.sqlite_errorcode in _SYNC_FAILED:
                 raise TrustLost(str(error)) from error
@@ -91,8 +97,7 @@ class Checkpoints:
         self._is_partial = done < in_log
 
 
-def _checkpoint(engine: Engine, how: str) -> tuple[int, int, int]:
+def _checkpoint(connection: sqlite3.Connection, how: str) -> tuple[int, int, int]:
     """Return whether it was kept from its end, and how many pages the log has and of how many the file has them."""
-    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-        is_busy, in_log, done = cursor.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+    is_busy, in_log, done = connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
     return is_busy, in_log, done

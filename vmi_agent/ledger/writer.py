@@ -79,17 +79,17 @@ class Ledger:
                     self.abandoned_at_start = take_over(connection, now, alone=alone)
             # SQLite does the same for its log of writes, but does not mind where it fails.
             sync_directory(state_dir)
+            # For what every certificate needs; what else there is gets others of SQLAlchemy's connections.
+            self._held = self._engine.raw_connection()
         except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError, LedgerUnavailable) as error:
             self._engine.dispose()
             self._turns.close()
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
-        self._checkpoints = Checkpoints(self._engine)
+        self._connection = driver_of(self._held)
+        self._checkpoints = Checkpoints(self._connection)
         self._is_log_growing = False
         self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
-        # For what every certificate needs; what else there is gets SQLAlchemy's connections.
-        self._held = self._engine.raw_connection()
-        self._connection = driver_of(self._held)
         self._writing = threading.Lock()
 
     def record_intent(self, intent: Intent) -> Outcome:
