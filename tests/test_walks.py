@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 from agents import Agent, Time, always, open_agent, request
 from csrs import make_csr
-from sharing import WaitingKey, with_key
+from sharing import WaitingKey, leaf_of, two_agents, with_key
 from test_ca_state import make_intent
 
 from protocol.errors import ErrorCode
 from protocol.records import Error, Signed
 from vmi_agent.dispatch import Outcome
 from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted
+from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Conflict, Kept, Recorded, Signature
 from vmi_agent.ledger.ledger_schema import FILE_NAME
@@ -39,6 +41,10 @@ class Results:
         for each in over:
             self._arrived.put(each)
 
+    def failed(self, error: BaseException) -> None:
+        """Take what ended the thread of `Walks`."""
+        self._arrived.put(("failed", error))
+
     def take(self, count: int) -> dict[Any, Any]:
         """Wait for so many; return their results by their tokens."""
         return dict(self._arrived.get(timeout=60) for _ in range(count))
@@ -48,7 +54,7 @@ class Results:
 def walking(agent: Agent, at_once: int = 4) -> Iterator[tuple[Walks, Results]]:
     """Run walks on an agent's ledger until the end of the `with`, where all of them are over."""
     results = Results()
-    walks = Walks(agent.ledger, results.deliver, at_once)
+    walks = Walks(agent.ledger, results.deliver, at_once, results.failed)
     walks.start()
     try:
         yield walks, results
@@ -140,6 +146,51 @@ def test_walks_do_not_wait_for_a_token(tmp_path: Path) -> None:
             assert {code_of(outcome) for outcome in results.take(3).values()} == {"signed"}
             key.may_sign.set()
             assert [code_of(outcome) for outcome in results.take(1).values()] == ["signed"]
+
+
+def test_walks_whose_intent_was_closed_off(tmp_path: Path) -> None:
+    """A refusal that comes of what was recorded last is told to the audit and answered, though nobody else asks."""
+    other_profile = replace(Profile(), validity=timedelta(days=5))
+    csr = make_csr()
+    with two_agents(tmp_path, Time(), profile=other_profile) as (one, other):
+        key: WaitingKey = with_key(one, WaitingKey)
+        with walking(one) as (walks, results):
+            walks.begin(sign(one, csr), "slow")
+            assert key.asked.wait(60)
+            leaf_of(other, csr)  # whose certificates are others: it closes off what the first one is at
+            key.may_sign.set()
+            assert [code_of(outcome) for outcome in results.take(1).values()] == ["FAILED"]
+
+
+def test_walks_without_threads_to_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system lets the process have no more threads, requests fail, each with an answer; then it goes on."""
+    with open_agent(tmp_path, Time(), key_type="p384") as agent, walking(agent) as (walks, results):
+        with monkeypatch.context() as no_threads:
+            no_threads.setattr(threading.Thread, "start", no_thread)
+            walks.begin(sign(agent, make_csr()), "none")
+            assert code_of(results.take(1)["none"]) == "FAILED"
+        walks.begin(sign(agent, make_csr()), "again")
+        assert code_of(results.take(1)["again"]) == "signed"
+    assert [str(error) for error in agent.failures] == ["can't start new thread"]
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    """Do as `Thread.start` does where there may be no more."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_walks_that_fail(tmp_path: Path) -> None:
+    """What ends the thread is told, so that the process does not look alive when it is not."""
+    results = Results()
+
+    def deliver(_over: Any) -> None:
+        raise Panic
+
+    with open_agent(tmp_path, Time()) as agent:
+        walks = Walks(agent.ledger, deliver, 4, results.failed)
+        walks.start()
+        walks.begin(sign(agent, b"no CSR"), "refused")
+        assert isinstance(results.take(1)["failed"], Panic)
 
 
 def test_walks_stop_when_all_are_over(tmp_path: Path) -> None:

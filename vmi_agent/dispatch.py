@@ -50,7 +50,7 @@ class Dispatch:
         publishing: the CRLs and the CA's certificates.
         responder: answers OCSP requests.
         now: returns the aware UTC time.
-        report: is told of each failure that is the agent's own, and of the CSR's hash; called from worker threads. Of
+        report: is told of each failure that is the agent's own, and of the CSR's hash; called from other threads. Of
             a ledger that cannot be written, the ledger itself tells.
     """
 
@@ -108,7 +108,7 @@ class Dispatch:
             still_wanted: as for `Issuing.issue`.
         """
         try:
-            still_wanted()  # it may have waited long for a thread
+            still_wanted()  # it may have waited long for its turn
             issued = await self._issuing.issue(request, still_wanted)
         except Refused as refused:
             # A profile's patterns may make it long; the channel takes so much.

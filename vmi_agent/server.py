@@ -38,7 +38,7 @@ AsWalk = Callable[..., Deferred[Any]]
 
 
 class _Wanted:
-    """Whether somebody still waits for one request's answer; `check` is for worker threads.
+    """Whether somebody still waits for one request's answer; `check` is for other threads.
 
     Attributes:
         admission: where the request may have to wait.
@@ -119,12 +119,12 @@ class AgentChannel(ChannelTransport):
         for request_id in list(self._under_way):
             self._cancel(request_id)
         self._leave_doorway()
-        self._server.channel_over(self)
         if self.connection.peer is not None:
             _log.info("proxy disconnected", peer=self.peer_address, reason=reason)
             self._server.note("proxy disconnected", peer=self.peer_address, reason=reason)
         elif is_tls_failure(reason):
             self.refused(reason)
+        self._server.channel_over(self)  # last: it may be what the end of the process waits for
 
     def refused(self, reason: str, **fields: str) -> None:
         self._server.tell_of_stranger("channel peer refused", peer=self.peer_address, reason=reason, **fields)

@@ -1,5 +1,7 @@
 """Composition root of the agent: builds the parts, starts and stops them."""
 
+import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -197,7 +199,7 @@ class AgentApplication:
         responders = Responders(config.state_dir, config.access.passphrase, ledger, utc_now)
         responder = OcspResponder(generations, responders, ledger, utc_now, partial(_report, "OCSP request failed"))
         issuing = Issuing(lambda: generations.current, self._profiles, utc_now)
-        self._walks = Walks(ledger, partial(self._reactor.callFromThread, _deliver), config.signers)
+        self._walks = Walks(ledger, partial(self._reactor.callFromThread, _deliver), config.signers, _end_at_once)
         report = partial(_report, "request failed")
         self._server = AgentServer(
             clock=self._reactor,
@@ -265,6 +267,12 @@ def _deliver(over: Sequence[tuple[Deferred[Any], Any]]) -> None:
     """Fire the Deferreds of walks that are over, on the reactor's thread."""
     for done, result in over:
         done.callback(Failure(result) if isinstance(result, BaseException) else result)
+
+
+def _end_at_once(error: BaseException) -> None:
+    """End this process, of which nobody would ever get an answer again; whoever starts the next one sees that."""
+    _log.failure("requests are not gone on with: this process ends", Failure(error))
+    os.kill(os.getpid(), signal.SIGKILL)  # nothing that is under way can be waited for
 
 
 def _event(name: str, fields: Mapping[str, object]) -> Event:

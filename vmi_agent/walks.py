@@ -105,16 +105,24 @@ class Walks:
         deliver: told of walks that are over, in the thread: what was given to `begin` for it, and what the walk
             returned, or the exception that ended it.
         at_once: how many may wait for a key elsewhere.
+        failed: told of a bug in here, or in `deliver`, that ended the thread: nothing is gone on with any more.
     """
 
-    def __init__(self, ledger: Ledger, deliver: Callable[[Sequence[tuple[Any, Any]]], None], at_once: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        deliver: Callable[[Sequence[tuple[Any, Any]]], None],
+        at_once: int,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self._ledger = ledger
         self._deliver = deliver
+        self._failed = failed
         # For the thread: walks that begin, others that can go on, and None for its end.
         self._arrived: queue.SimpleQueue[_UnderWay | Ready | None] = queue.SimpleQueue()
         self._under_way = 0
         self._none_under_way = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="walks")
+        self._thread = threading.Thread(target=self._run, name="walks")
         self._signers = {
             Pace.SLOW: _Signers(self._arrived, len(os.sched_getaffinity(0)), TURN_S),
             Pace.ELSEWHERE: _Signers(self._arrived, at_once, 0.0),
@@ -142,20 +150,25 @@ class Walks:
         for signers in self._signers.values():
             signers.stop()
 
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001  # nobody else would hear of it
+            self._failed(error)
+
     def _work(self) -> None:
         turn = _Turn()
-        while self._wait():
+        while turn.to_record or self._wait():
             self._take_turn(turn)
-            before, turn = turn, _Turn()
-            outcomes = self._ledger.record_all([wish.work for _, wish in before.to_record]) if before.to_record else []
-            for (walk, wish), outcome in zip(before.to_record, outcomes, strict=True):
+            self._end(turn)
+            outcomes = self._ledger.record_all([wish.work for _, wish in turn.to_record]) if turn.to_record else []
+            recorded, turn = turn.to_record, _Turn()
+            for (walk, wish), outcome in zip(recorded, outcomes, strict=True):
                 if isinstance(wish.work, Intent):
                     self._ready.append((walk, outcome))
                 else:  # it was waited for before the answer
                     self._go_on(turn, walk, outcome)
-            if before.over or turn.over:
-                self._end(before.over + turn.over)
-                turn.over = []
+            self._end(turn)
 
     def _wait(self) -> bool:
         """Wait until a walk can go on or begin; return False at the end."""
@@ -176,8 +189,8 @@ class Walks:
 
     def _take_turn(self, turn: "_Turn") -> None:
         """Go on with what can, then begin others."""
-        ends_at = time.monotonic() + TURN_S
         self._look()
+        ends_at = time.monotonic() + TURN_S
         may_begin = (self._under_way + 1) // 2
         while (self._ready or (self._new and may_begin)) and time.monotonic() < ends_at:
             if self._ready:
@@ -207,7 +220,11 @@ class Walks:
                 return
             news = _attempt(wish)
 
-    def _end(self, over: Sequence[tuple[Any, Any]]) -> None:
+    def _end(self, turn: "_Turn") -> None:
+        """Tell of the walks that are over."""
+        over, turn.over = turn.over, []
+        if not over:
+            return
         self._deliver(over)
         with self._none_under_way:
             self._under_way -= len(over)
@@ -233,11 +250,20 @@ class _Signers:
 
     def put(self, walk: "_UnderWay", wish: Making[Any]) -> None:
         """Make what a walk waits for, in its turn."""
-        self._wishes.put((walk, wish))
         if not self._threads:
-            self._threads = [threading.Thread(target=self._work, name="signing") for _ in range(self._at_once)]
-            for thread in self._threads:
-                thread.start()
+            try:
+                self._start()
+            except RuntimeError as error:  # the system lets this process have no more threads
+                if not self._threads:
+                    self._ready.put([(walk, error)])
+                    return
+        self._wishes.put((walk, wish))
+
+    def _start(self) -> None:
+        for _ in range(self._at_once):
+            thread = threading.Thread(target=self._work, name="signing")
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """End the threads, which have nothing to do any more."""

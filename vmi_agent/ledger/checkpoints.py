@@ -91,7 +91,7 @@ class Checkpoints:
         try:
             _, in_log, done = _checkpoint(self._connection, "PASSIVE")
         except sqlite3.Error as error:
-            if self._is_partial and error.sqlite_errorcode in _SYNC_FAILED:
+            if self._is_partial and getattr(error, "sqlite_errorcode", None) in _SYNC_FAILED:
                 raise TrustLost(str(error)) from error
             raise
         self._is_partial = done < in_log

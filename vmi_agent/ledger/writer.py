@@ -179,11 +179,12 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
 
     def close(self) -> None:
-        """Let go of it. Nothing may be recorded afterwards."""
-        self._held.close()
-        self._reader.dispose()
-        self._engine.dispose()
-        self._turns.close()
+        """Let go of it, after what is being written. Nothing may be recorded afterwards."""
+        with self._writing:
+            self._held.close()
+            self._reader.dispose()
+            self._engine.dispose()
+            self._turns.close()
 
     def _transact(
         self,
@@ -215,7 +216,7 @@ class Ledger:
             text = "part of it may not be on the disk. This process ends at once, and the next one finds it whole."
             self._tell(CheckpointFailed(f"{error}; {text}"))
             os.kill(os.getpid(), signal.SIGKILL)  # closing the ledger would make the loss final
-        except sqlite3.Error as error:  # what was promised holds all the same: it is in the log
+        except Exception as error:  # noqa: BLE001  # what was promised holds all the same: it is in the log
             if not self._is_log_growing:
                 self._tell(CheckpointFailed(f"{error}; its log of writes grows until that works again"))
             self._is_log_growing = True
