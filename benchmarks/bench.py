@@ -41,7 +41,7 @@ def options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=_some_of(known), default=list(known), help=f"{what}: {','.join(known)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of each run")
-    parser.add_argument("--csrs", type=int, default=80_000, help="made beforehand; runs get shorter without enough")
+    parser.add_argument("--csrs", type=int, default=120_000, help="made beforehand; runs get shorter without enough")
     parser.add_argument("--certificates", type=int, default=1_000_000, help="in the full ledger")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     return parser.parse_args()
