@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 from agents import START, Time, always, create_ca, issuing, load_ca, request
 from csrs import make_csr
 from processes import start_agent
+from sqlalchemy import Connection
 
 from runtime import state_dir
 from runtime.errors import StartError
 from vmi_agent.ca import authority
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, ledger_rows
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.audited_ledger import AuditBroken
@@ -248,6 +251,34 @@ def test_threads_write_one_at_a_time(tmp_path: Path) -> None:
     finally:
         other.close()
         ledger.close()
+
+
+def test_ledger_that_is_closed_under_a_write(tmp_path: Path) -> None:
+    """What is being written then is on the disk, and whoever wrote it is told so; the ledger closes after it."""
+    ledger = Ledger(tmp_path, START)
+    begun, may_end, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def note(connection: Connection) -> str:
+        audit.append(connection, [audit.Event("slow", milliseconds(START), {})])
+        begun.set()
+        assert may_end.wait(60)
+        return "written"
+
+    def close() -> None:
+        ledger.close()
+        closed.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        written = pool.submit(ledger.change, note)
+        assert begun.wait(60)
+        closing_it = pool.submit(close)
+        was_closed = closed.wait(0.2)
+        may_end.set()
+        assert written.result() == "written"
+        closing_it.result()
+    assert not was_closed
+    with reading(tmp_path) as connection:
+        assert [row.event for row in audit.rows(connection)] == [b"slow"]
 
 
 def test_ledger_is_durable(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ directory, and how many questions both are asked at once.
 import os
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -132,7 +131,7 @@ def caught_between(agent: Process, asker: RawAsker, state: Path) -> str:
                 pass
             if status == "pending":
                 agent.send_signal(signal.SIGSTOP)
-                _wait_until_stopped(agent)
+                assert os.waitid(os.P_PID, agent.pid, os.WSTOPPED) is not None  # all of its threads are
                 if _status(ledger, user) == "pending" and _can_be_written(ledger):
                     return user
                 agent.send_signal(signal.SIGCONT)
@@ -143,11 +142,6 @@ def caught_between(agent: Process, asker: RawAsker, state: Path) -> str:
 def _status(ledger: sqlite3.Connection, user: str) -> str:
     row = ledger.execute("SELECT status FROM issuance WHERE user = ?", (user,)).fetchone()
     return row[0] if row else ""
-
-
-def _wait_until_stopped(agent: Process) -> None:
-    while Path(f"/proc/{agent.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
-        time.sleep(0)
 
 
 def _can_be_written(ledger: sqlite3.Connection) -> bool:

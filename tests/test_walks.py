@@ -1,7 +1,11 @@
 """Requests on their way together: each has its own outcome, and none waits for another's key."""
 
+import json
 import queue
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -191,6 +195,23 @@ def test_walks_that_fail(tmp_path: Path) -> None:
         walks.start()
         walks.begin(sign(agent, b"no CSR"), "refused")
         assert isinstance(results.take(1)["failed"], Panic)
+
+
+def test_process_ends_where_its_walks_do() -> None:
+    """It is gone at once, as if it had been killed, and its log says why."""
+    lines = (
+        "from runtime.logs import start_logging",
+        "from vmi_agent.service import _end_at_once",
+        "start_logging('json')",
+        "_end_at_once(ZeroDivisionError('of the walks'))",
+        "print('lives on')",
+    )
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "")
+    told = json.loads(ended.stderr)
+    assert told["level"] == "critical"
+    assert told["event"] == "requests are not gone on with: this process ends"
+    assert "ZeroDivisionError: of the walks" in told["traceback"]
 
 
 def test_walks_stop_when_all_are_over(tmp_path: Path) -> None:

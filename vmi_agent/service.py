@@ -298,12 +298,13 @@ def _not_usable(generation: int, reason: str) -> None:
 def _tell_of_ledger(unavailable: LedgerUnavailable | None) -> None:
     if unavailable is None:
         _log.info("ledger written again")
-    elif isinstance(unavailable, CheckpointFailed):
-        _log.error("ledger's checkpoint failed", reason=str(unavailable))
-    elif isinstance(unavailable.__cause__, _EXPECTED):
-        _log.error("ledger cannot be written, nothing is issued", reason=str(unavailable))
+        return
+    is_checkpoint = isinstance(unavailable, CheckpointFailed)
+    what = "ledger's checkpoint failed" if is_checkpoint else "ledger cannot be written, nothing is issued"
+    if isinstance(unavailable.__cause__, _EXPECTED):
+        _log.error(what, reason=str(unavailable))
     else:
-        _log.failure("ledger cannot be written, nothing is issued", Failure(unavailable.__cause__))
+        _log.failure(what, Failure(unavailable.__cause__))
 
 
 def _report(what: str, error: BaseException, csr_sha256: bytes = b"") -> None:

@@ -9,8 +9,8 @@ A turn goes on with whatever can go on, and begins no more than half of what is 
 half's answers are on their way, and read, while the other half is judged. It ends after so much time, and what it has
 is on its way to the disk: nobody waits long behind neighbours whose keys are slow to judge.
 
-Signatures that cost less than handing them to another thread are made in this one; others have threads of their own, as
-many as there are cores, or as many as may wait for a token.
+Signatures that cost less than handing them to another thread are made in this one; others have threads of their own
+(`signers`), as many as there are cores, or as many as may wait for a token.
 """
 
 import os
@@ -26,6 +26,7 @@ from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature
 from vmi_agent.ledger.writer import Ledger, Work
+from vmi_agent.signers import Signers, attempt
 
 TURN_S = 0.004
 
@@ -98,7 +99,7 @@ def alone(walk: Walk[T], ledger: Ledger) -> T:
 
 
 class Walks:
-    """The thread, and those that sign.
+    """The thread, and those that sign for it.
 
     Args:
         ledger: records.
@@ -124,8 +125,8 @@ class Walks:
         self._none_under_way = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="walks")
         self._signers = {
-            Pace.SLOW: _Signers(self._arrived, len(os.sched_getaffinity(0)), TURN_S),
-            Pace.ELSEWHERE: _Signers(self._arrived, at_once, 0.0),
+            Pace.SLOW: Signers(self._arrived.put, len(os.sched_getaffinity(0)), TURN_S),
+            Pace.ELSEWHERE: Signers(self._arrived.put, at_once, 0.0),
         }
         # The thread's own.
         self._new: deque[_UnderWay] = deque()
@@ -216,9 +217,9 @@ class Walks:
                 turn.to_record.append((walk, wish))
                 return
             if wish.pace is not Pace.QUICK:
-                self._signers[wish.pace].put(walk, wish)
+                self._signers[wish.pace].put(walk, wish.call)
                 return
-            news = _attempt(wish)
+            news = attempt(wish.call)
 
     def _end(self, turn: "_Turn") -> None:
         """Tell of the walks that are over."""
@@ -230,64 +231,6 @@ class Walks:
             self._under_way -= len(over)
             if self._under_way == 0:
                 self._none_under_way.notify_all()
-
-
-class _Signers:
-    """Threads for one pace of keys, which are made when the first one signs.
-
-    Args:
-        ready: where walks go with what was made for them.
-        at_once: how many threads.
-        turn_s: how long a thread may keep what it made, while it makes more.
-    """
-
-    def __init__(self, ready: "queue.SimpleQueue[_UnderWay | Ready | None]", at_once: int, turn_s: float) -> None:
-        self._ready = ready
-        self._turn_s = turn_s
-        self._wishes: queue.SimpleQueue[tuple[_UnderWay, Making[Any]] | None] = queue.SimpleQueue()
-        self._at_once = at_once
-        self._threads: list[threading.Thread] = []
-
-    def put(self, walk: "_UnderWay", wish: Making[Any]) -> None:
-        """Make what a walk waits for, in its turn."""
-        if not self._threads:
-            try:
-                self._start()
-            except RuntimeError as error:  # the system lets this process have no more threads
-                if not self._threads:
-                    self._ready.put([(walk, error)])
-                    return
-        self._wishes.put((walk, wish))
-
-    def _start(self) -> None:
-        for _ in range(self._at_once):
-            thread = threading.Thread(target=self._work, name="signing")
-            thread.start()
-            self._threads.append(thread)
-
-    def stop(self) -> None:
-        """End the threads, which have nothing to do any more."""
-        self._wishes.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        found = self._wishes.get()
-        while found is not None:
-            ends_at = time.monotonic() + self._turn_s
-            ready = []
-            while found is not None:
-                walk, wish = found
-                ready.append((walk, _attempt(wish)))
-                if time.monotonic() >= ends_at:
-                    break
-                try:
-                    found = self._wishes.get_nowait()
-                except queue.Empty:
-                    break
-            self._ready.put(ready)
-            found = None if found is None else self._wishes.get()
-        self._wishes.put(None)  # for the next thread
 
 
 class _UnderWay:
@@ -308,11 +251,3 @@ class _Turn:
     def __init__(self) -> None:
         self.to_record: list[tuple[_UnderWay, Recording[Any]]] = []
         self.over: list[tuple[Any, Any]] = []
-
-
-def _attempt(wish: Making[Any]) -> Any:
-    """Return what a call returns, or what it raises."""
-    try:
-        return wish.call()
-    except BaseException as error:  # noqa: BLE001  # it is raised where the walk awaits
-        return error

@@ -52,7 +52,7 @@ class SessionIs:
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """Told: this session is none any more."""
+    """Told: a session is none any more."""
 
     id: str
 
@@ -95,7 +95,7 @@ class LogIn:
 
 @dataclass(frozen=True, slots=True)
 class EndSession:
-    """Asked: end this session.
+    """Asked: end a session.
 
     Attributes:
         by: the user who asked for it; None where its account does not let it in any more.

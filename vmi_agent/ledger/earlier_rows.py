@@ -1,10 +1,11 @@
 """Looking up whether the same was asked before: by requester and CSR, and by idempotency key."""
 
+import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vmi_agent.ledger.ledger_schema import ISSUED, PENDING
-from vmi_agent.ledger.statements import AnyConnection, execute, one_of
+from vmi_agent.ledger.statements import execute, one_of
 
 # A request digest and a root generation.
 Question = tuple[bytes, int]
@@ -45,7 +46,7 @@ class TokenRow(NamedTuple):
     signature: bytes
 
 
-def issued_since(connection: AnyConnection, digests: Sequence[bytes], since_ms: int) -> dict[Question, IssuedRow]:
+def issued_since(connection: sqlite3.Connection, digests: Sequence[bytes], since_ms: int) -> dict[Question, IssuedRow]:
     """Return the newest certificate for each requester and CSR whose intent is younger, of each generation.
 
     What is revoked or on hold is left out.
@@ -63,7 +64,7 @@ def issued_since(connection: AnyConnection, digests: Sequence[bytes], since_ms: 
     return {(row.request_digest, row.root_generation): row for row in rows}
 
 
-def pending(connection: AnyConnection, digests: Sequence[bytes]) -> dict[Question, list[PendingRow]]:
+def pending(connection: sqlite3.Connection, digests: Sequence[bytes]) -> dict[Question, list[PendingRow]]:
     """Return what is pending for each requester and CSR, however old, oldest first."""
     statement = (
         # Left to itself, SQLite would look through all that the same CSR ever got.
@@ -76,7 +77,7 @@ def pending(connection: AnyConnection, digests: Sequence[bytes]) -> dict[Questio
     return found
 
 
-def of_tokens(connection: AnyConnection, tokens: Sequence[bytes]) -> dict[bytes, TokenRow]:
+def of_tokens(connection: sqlite3.Connection, tokens: Sequence[bytes]) -> dict[bytes, TokenRow]:
     """Return, for each idempotency key that was used before, the CSR and certificate it stands for, by token."""
     if not tokens:
         return {}

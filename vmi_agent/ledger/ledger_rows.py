@@ -6,6 +6,7 @@ recorded.
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,7 +16,7 @@ from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
 from vmi_agent.ledger.earlier_rows import IssuedRow, PendingRow, Question, TokenRow
 from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING
-from vmi_agent.ledger.statements import AnyConnection, execute, execute_many, one_of
+from vmi_agent.ledger.statements import execute, execute_many, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
 
@@ -175,7 +176,7 @@ def facts_of(recorded: Any) -> dict[str, object]:
     }
 
 
-def record_signatures(connection: AnyConnection, signatures: Sequence[Signature]) -> list[Kept | None]:
+def record_signatures(connection: sqlite3.Connection, signatures: Sequence[Signature]) -> list[Kept | None]:
     """Complete the rows of these intents; return which signature each certificate has now.
 
     The first one stays, whoever made it. None where there is no certificate to answer with: the intent was closed off,
@@ -204,7 +205,7 @@ def record_signatures(connection: AnyConnection, signatures: Sequence[Signature]
     return outcomes
 
 
-def record_intents(connection: AnyConnection, intents: Sequence[Intent]) -> list[Outcome]:
+def record_intents(connection: sqlite3.Connection, intents: Sequence[Intent]) -> list[Outcome]:
     """Insert a row for each intent whose certificate is neither issued nor pending; return one outcome each, in order.
 
     Of the same requester and CSR, and under the same root, no two are ever pending: what is older than the replay

@@ -214,14 +214,19 @@ class Ledger:
             self._checkpoints.transaction_over()
         except TrustLost as error:
             text = "part of it may not be on the disk. This process ends at once, and the next one finds it whole."
-            self._tell(CheckpointFailed(f"{error}; {text}"))
+            self._tell_of_checkpoint(f"{error}; {text}", error.__cause__)
             os.kill(os.getpid(), signal.SIGKILL)  # closing the ledger would make the loss final
         except Exception as error:  # noqa: BLE001  # what was promised holds all the same: it is in the log
             if not self._is_log_growing:
-                self._tell(CheckpointFailed(f"{error}; its log of writes grows until that works again"))
+                self._tell_of_checkpoint(f"{error}; its log of writes grows until that works again", error)
             self._is_log_growing = True
         else:
             self._is_log_growing = False
+
+    def _tell_of_checkpoint(self, text: str, cause: BaseException | None) -> None:
+        failed = CheckpointFailed(text)
+        failed.__cause__ = cause
+        self._tell(failed)
 
     def _check_file(self) -> None:
         """Make sure that what is written can be found again: an open file takes rows even when it was moved away."""
