@@ -15,6 +15,8 @@ FUZZ_S ?= 60
 SOAK_S ?= 600
 BENCH ?=
 FUZZ_JOBS ?= 2
+# Test processes at a time: tests wait for clocks and disks more than they compute.
+TEST_JOBS ?= 4
 
 BIN = $(VENV)/bin
 
@@ -22,13 +24,17 @@ BIN = $(VENV)/bin
 COVERING = connection connection_stateful csr_corpus der frame issuing judging key_policy patterns profile_file \
     profiles records shared_ledger vectors
 
-.PHONY: run test lint format coverage fuzz soak bench clean scanner
+.PHONY: run test packages lint format coverage fuzz soak bench clean scanner
 
 run: $(VENV)/.for-run
 	@exec $(BIN)/python deploy/run_local.py --state-dir "$(STATE_DIR)" --agent-port $(AGENT_PORT) --http-port $(HTTP_PORT) --https-port $(HTTPS_PORT)
 
-test: lint scanner
-	$(BIN)/python -m pytest
+test: packages lint scanner
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS)
+
+# Debian's packages that the tests use, where this user may install them.
+packages:
+	tests/install_packages
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from run_log import LINES
+from run_log import LINES, secrets_in
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
@@ -61,6 +61,15 @@ def log_watch() -> Iterator[LogWatch]:
     errors = watch.unexpected_errors()
     if errors:
         pytest.fail("logged during the test:\n" + "\n".join(errors), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_hold_no_secret() -> Iterator[None]:
+    """Fail the run if a secret was logged: each of several test processes looks at its own lines."""
+    yield
+    found = secrets_in("".join(LINES))
+    if found:
+        pytest.fail(f"logged during the run: {sorted(set(found))}", pytrace=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

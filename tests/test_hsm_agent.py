@@ -31,9 +31,10 @@ AT_ONCE = 10
 PATIENCE_S = 90
 WRONG_PIN = secret("softhsm-wrong-pin")
 
-# The agent, which closes its token's sessions under itself on SIGUSR1, and tells of it as it tells of all else.
+# The agent, which closes its token's sessions under itself on SIGUSR1, and logs it. One write is one line of the log,
+# whatever the agent logs at the same time.
 _AGENT = """if True:
-    import json, signal, sys, threading
+    import os, signal, sys, threading
     from pathlib import Path
     from softhsm import close_sessions
     from vmi_agent.cli import main
@@ -41,7 +42,7 @@ _AGENT = """if True:
     token = Token(Path(sys.argv[1]), sys.argv[2], "")
     def close():
         close_sessions(token)
-        print(json.dumps({"event": "sessions closed"}), file=sys.stderr, flush=True)
+        os.write(2, b'{"event": "sessions closed"}\\n')
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=close).start())
     main(["serve", *sys.argv[3:]])
 """

@@ -1,5 +1,6 @@
 """Worker processes and their listeners: how they start, are replaced, and end; what they cannot start with."""
 
+import json
 import os
 import signal
 import socket
@@ -127,13 +128,12 @@ def test_end_lets_requests_finish_and_leaves_no_process(tmp_path: Path) -> None:
     """SIGTERM, which systemd sends to all processes at once: what is under way is answered, and all end with 0."""
     with running_secure_pair(tmp_path, "--workers", str(WORKERS)) as pair, clients(pair) as found:
         pids = children_of(pair.proxy.pid)
-        # A password's check is under way on each worker.
+        body = json.dumps({"UserName": "root", "Password": PASSWORDS["root"]}).encode()
+        for client in found.values():
+            client.begin(SESSIONS, len(body))  # under way on each worker, however slowly the machine gets to it
         answers: list[int] = []
-        wanted = {"UserName": "root", "Password": PASSWORDS["root"]}
         asking = [
-            threading.Thread(
-                target=lambda client: answers.append(client.ask("POST", SESSIONS, body=wanted)[0]), args=[each]
-            )
+            threading.Thread(target=lambda client: answers.append(client.finish(body)[0]), args=[each])
             for each in found.values()
         ]
         for thread in asking:

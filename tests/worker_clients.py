@@ -43,6 +43,20 @@ class Client:
         lines += ["Content-Type: application/json"] * (body is not None)
         lines += [f"X-Auth-Token: {token}"] * (token is not None)
         self._stream.sendall("\r\n".join([*lines, "", ""]).encode() + octets)
+        return self._answer()
+
+    def begin(self, path: str, length: int) -> None:
+        """Send the head of a POST, and return once the worker asks for its body of so many octets."""
+        lines = [f"POST {path} HTTP/1.1", "Host: bmc", f"Content-Length: {length}", "Content-Type: application/json"]
+        self._stream.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
+        assert self._answer()[0] == 100
+
+    def finish(self, body: bytes) -> tuple[int, dict[str, str]]:
+        """Send the body of a POST that was begun; return status and headers of its answer."""
+        self._stream.sendall(body)
+        return self._answer()
+
+    def _answer(self) -> tuple[int, dict[str, str]]:
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += self._more()
