@@ -14,11 +14,11 @@ from typing import TextIO
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
 from zope.interface import implementer
 
+from runtime.printable import printable
+
 _log = Logger()
 
 _to_json = json.JSONEncoder(default=str).encode
-
-_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 _OUR_PACKAGES = frozenset({"bmc_proxy", "protocol", "runtime", "vmi_agent"})
 
@@ -104,5 +104,4 @@ def _as_text(line: dict[str, object]) -> str:
     traceback = str(fields.pop("traceback", "")).rstrip()
     words += [f"{name}={value}" for name, value in fields.items()]
     # One event is one line in text as well: a value cannot forge a second event, nor reach into a terminal.
-    text = " ".join(words).translate(_CONTROL_CHARACTERS)
-    return text + ("\n    " + traceback.replace("\n", "\n    ") if traceback else "")
+    return "\n    ".join(map(printable, [" ".join(words), *traceback.split("\n")] if traceback else [" ".join(words)]))

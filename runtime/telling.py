@@ -8,6 +8,7 @@ from typing import ParamSpec
 import click
 
 from runtime.errors import ConfigError, StartError
+from runtime.printable import printable
 
 _Arguments = ParamSpec("_Arguments")
 _Command = Callable[_Arguments, None]
@@ -31,11 +32,11 @@ def telling(*in_the_way: type[Exception]) -> Callable[[_Command[_Arguments]], _C
             try:
                 command(*arguments, **options)
             except ConfigError as error:
-                raise click.UsageError(str(error)) from error
+                raise click.UsageError(printable(str(error))) from error
             except BrokenPipeError:
                 raise  # whoever read has read enough: click ends without a word
             except told as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(printable(str(error))) from error
 
         return tell
 

@@ -277,9 +277,10 @@ def post(url: str, body: str | bytes, *options: str) -> Answer:
     return curl(url, "-H", "Content-Type: application/json", "--data-binary", "@-", *options, stdin=data)
 
 
-def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run one of our commands to its end."""
+def run(*command: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands to its end, with these environment variables beside those that there are."""
     words = [str(BIN / command[0]), *command[1:]]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    environment = os.environ | variables
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, env=environment)
     LINES.append(done.stderr)
     return done

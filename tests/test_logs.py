@@ -40,7 +40,7 @@ def test_text_line_has_event_and_fields() -> None:
 def test_value_cannot_forge_a_line(as_json: bool) -> None:
     """A value with line breaks or terminal controls stays inside its line."""
     log, out = lines(as_json)
-    log.info("signed", user="a\n2026 info forged\r\x1b[2J\x00\x9b")
+    log.info("signed", user="a\n2026 info forged\r\x1b[2J\x00\x9b\u202e\u2028\u200b")
 
     [line] = out.getvalue().splitlines()
     assert line.isprintable()
@@ -51,12 +51,13 @@ def test_failure_is_written_with_its_traceback(as_json: bool) -> None:
     """A failure's traceback is in the log, and nowhere else."""
     log, out = lines(as_json)
     try:
-        raise ValueError("broken")
+        raise ValueError("broken\x1b[2J")
     except ValueError:
         log.failure("request failed")
 
     assert "Traceback" in out.getvalue()
-    assert "ValueError" in out.getvalue()
+    assert "ValueError: broken" in out.getvalue()
+    assert all(line.isprintable() for line in out.getvalue().splitlines())
 
 
 def test_libraries_are_heard_from_warn_up() -> None:

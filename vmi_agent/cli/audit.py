@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from runtime.cli_output import print_line
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import anchor, audit_check
@@ -59,9 +60,8 @@ def audit_tail(state_dir: Path, lines: int) -> None:
         last_rows = list(audit_rows.rows(connection, last=lines))
     for row in last_rows:
         at, event, fields = _readable(row)
-        # As JSON: what somebody was called stays on its line, and moves no cursor.
-        told = "  ".join(f"{name}={json.dumps(value, ensure_ascii=True)}" for name, value in fields.items())
-        click.echo(f"{row.id}  {at}  {event}  {told}")
+        described = "  ".join(f"{name}={json.dumps(value)}" for name, value in fields.items())
+        print_line(f"{row.id}  {at}  {event}  {described}")
 
 
 @audit.command("export")
@@ -75,7 +75,7 @@ def audit_export(state_dir: Path) -> None:
     for row in _all_rows(state_dir):
         at, event, fields = _readable(row)
         record = {"id": row.id, "at": at, "event": event, "fields": fields, "hash": row.hash.hex()}
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(json.dumps(record))
 
 
 @audit.command("accept-clock")

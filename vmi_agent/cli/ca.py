@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from runtime import state_dir as state_directory
+from runtime.cli_output import print_line
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret
 from vmi_agent.ca import authority, ca_life, ca_store
@@ -50,7 +51,7 @@ def ca_init(state_dir: Path, key_type: str, access: Access) -> None:
     _make_ledger(state_dir)  # before the CA: a CA without a ledger is refused
     root = ca_life.create(state_dir, key_type, access, utc_now(), noting(state_dir))
     lock.release()
-    click.echo(f"CA made: {_name(root)}")
+    print_line(f"CA made: {_name(root)}")
 
 
 @ca.command("show")
@@ -82,7 +83,7 @@ def ca_rotate(state_dir: Path, key_type: str | None, to_file: bool, access: Acce
     Example: vmi-agent ca rotate --state-dir /var/lib/vmi-agent
     """
     root = ca_life.rotate(state_dir, key_type, access, utc_now(), noting(state_dir), to_file=to_file)
-    click.echo(f"CA rotated: {_name(root)}")
+    print_line(f"CA rotated: {_name(root)}")
 
 
 @ca.command("import")
@@ -111,7 +112,7 @@ def ca_import(state_dir: Path, key: Path, import_passphrase_file: Path | None, c
         raise ConfigError("the key is encrypted: give --key-passphrase-file for how it is to be kept here")
     key_pem, chain_pem, now = read_secret(key), chain.read_bytes(), utc_now()
     certificate = ca_life.import_ca(state_dir, key_pem, passphrase, chain_pem, access, now, noting(state_dir))
-    click.echo(f"CA imported: {_name(certificate)}")
+    print_line(f"CA imported: {_name(certificate)}")
 
 
 @ca.command("csr")
@@ -145,7 +146,7 @@ def ca_install_chain(state_dir: Path, chain: Path, access: Access) -> None:
     Example: vmi-agent ca install-chain --state-dir /var/lib/vmi-agent chain.pem
     """
     certificate = ca_life.install_chain(state_dir, chain.read_bytes(), access, utc_now(), noting(state_dir))
-    click.echo(f"issuing CA installed: {_name(certificate)}")
+    print_line(f"issuing CA installed: {_name(certificate)}")
 
 
 @ca.command("encrypt")
@@ -167,7 +168,7 @@ def ca_encrypt(state_dir: Path, new_passphrase_file: Path | None, access: Access
     if new is None and access.passphrase is None:
         raise ConfigError("give --new-passphrase-file, or the old passphrase to take the encryption away")
     changed = ca_life.encrypt_keys(state_dir, access.passphrase, new, utc_now(), noting(state_dir))
-    click.echo(f"key files written anew: {changed}")
+    print_line(f"key files written anew: {changed}")
 
 
 def _make_ledger(state_dir: Path) -> None:

@@ -14,6 +14,7 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from runtime.cli_output import print_line
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.cli.groups import as_json, iso, main, print_json_array, print_record, settings, tell
@@ -97,9 +98,8 @@ def certs_list(state_dir: Path, wanted: Filter, as_json: bool) -> None:
         print_json_array(record for _, record in records)
         return
     for _, record in records:
-        click.echo(
-            "  ".join(str(record[name]) for name in ("serial", "status", "not_after", "user", "address", "subject"))
-        )
+        columns = ("serial", "status", "not_after", "user", "address", "subject")
+        print_line("  ".join(str(record[name] or "-") for name in columns))
 
 
 @certs.command("show")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from runtime.cli_output import print_line
 from runtime.files import FileRefused
 from runtime.settings import Settings
 from runtime.telling import telling
@@ -56,7 +57,7 @@ def print_record(fields: dict[str, object], as_json: bool) -> None:
         return
     pem = fields.pop("certificate")
     for name, value in fields.items():
-        click.echo(f"{name}: {value}")
+        print_line(f"{name}: {value}")
     click.echo(pem, nl=False)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from runtime.cli_output import print_line
 from runtime.errors import StartError
 from vmi_agent.cli.groups import main, settings, tell
 from vmi_agent.issuing import utc_now
@@ -37,6 +38,6 @@ def profiles_check(state_dir: Path, profiles: Path | None) -> None:
     for profile in load_profiles(profiles):
         findings = lint(profile, utc_now())
         found += len(findings)
-        click.echo(f"{profile.name}: " + ("; ".join(map(str, findings)) or f"good; keys: {profile.keys_text}"))
+        print_line(f"{profile.name}: " + ("; ".join(map(str, findings)) or f"good; keys: {profile.keys_text}"))
     if found:
         raise StartError("profiles that lint finds fault with are not served")
