@@ -10,10 +10,10 @@ from pathlib import Path
 
 from agents import Agent, Time, always, open_agent, request
 from csrs import make_csr
+from intents import make_intent
 from processes import port_of, run, start_agent
 from raw_asker import RawAsker
 from sqlalchemy import Connection
-from test_ca_state import make_intent
 
 from protocol.records import Signed
 from vmi_agent.ca import ca_life

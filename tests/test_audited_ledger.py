@@ -12,8 +12,8 @@ import pytest
 from agents import START, Agent, Time, open_agent
 from audits import complaint, drop_constraints, flipped, ledger_of, sign, tampering
 from csrs import make_csr
+from intents import make_intent
 from sqlalchemy import Connection
-from test_ca_state import make_intent
 
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.ledger_schema import issuance, reading

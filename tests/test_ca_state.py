@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from agents import START, Time, always, create_ca, issuing, load_ca, request
 from csrs import make_csr
+from intents import make_intent
 from processes import start_agent
 from sqlalchemy import Connection
 
@@ -145,27 +146,6 @@ def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
 
         assert len(opened.issue(request(csr), always).chain) == 2
     assert len(list(list_certificates(tmp_path, Filter(), START))) == 2
-
-
-def make_intent(number: int) -> ledger_rows.Intent:
-    """Return an intent that differs from every other."""
-    octets = number.to_bytes(32)
-    return ledger_rows.Intent(
-        serial=octets[-17:],
-        tbs=b"tbs",
-        root_generation=1,
-        profile="test",
-        user="hmc",
-        method="test",
-        address="test",
-        idempotency_key=bytes(16),
-        csr_sha256=octets,
-        key_sha256=octets,
-        subject="",
-        not_before=0,
-        not_after=0,
-        recorded_ms=0,
-    )
 
 
 @pytest.mark.parametrize("instead", ["nothing", "another file"])

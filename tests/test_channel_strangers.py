@@ -14,6 +14,7 @@ import pytest
 from csrs import openssl_csr
 from judges import openssl
 from octets import ASKER_HELLO
+from process_figures import descriptors, wait_until_descriptors
 from processes import (
     Process,
     give_credentials,
@@ -159,19 +160,6 @@ class RawTls:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
-
-
-def descriptors(process: Process) -> int:
-    """Return how many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{process.pid}/fd"))
-
-
-def wait_until_descriptors(process: Process, count: int) -> None:
-    """Wait until a process has no more descriptors open than this; connections are seen to end a moment later."""
-    for _ in range(100_000):
-        if descriptors(process) <= count:
-            return
-    raise AssertionError(f"{descriptors(process)} descriptors are open, {count} were")
 
 
 def test_proxy_says_nothing_to_a_strange_agent(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from agents import START, Agent, Time, open_agent
 from audits import complaint, ledger_of, sign, tampering
 from csrs import make_csr
+from intents import make_intent
 from sharing import statuses
 from sqlalchemy import Connection, update
-from test_ca_state import make_intent
 
 from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, closing_off

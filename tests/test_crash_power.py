@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from agents import Time, always, open_agent, request
 from crashes import ask, chosen, kept, port_of_agent, questions, seed, serve, state_with_ca
+from disk_askers import told_by
 from faults import SYNC, Call, Faults
 from power_loss import Disk
-from test_disk import told_by
 
 from protocol.records import SignCsr
 from vmi_agent.issuing import utc_now

@@ -1,7 +1,6 @@
 """A proxy, and its commands, killed before or after each step of what they write: the old file or the new, whole."""
 
 import http.client
-import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from crashes import WHEN, at_each, begin, chosen, crash_command, port_of_agent, serve, state_with_ca
-from faults import Faults, ForkedProcess
-from processes import PASSWORDS, Process, account, port_of
+from processes import PASSWORDS, account, port_of
+from proxy_clients import ask_redfish, log_in, start, state_with_accounts
 
 from bmc_proxy.accounts import Account, AccountStore, Role
 from bmc_proxy.armour import is_certificate
@@ -21,14 +20,6 @@ IN_MAKE_TEST = 2
 ACCOUNTS = "/redfish/v1/AccountService/Accounts"
 SESSIONS = "/redfish/v1/SessionService/Sessions"
 PASSWORD = PASSWORDS["reader"]
-
-
-def state_with_accounts(directory: Path) -> Path:
-    """Return a proxy's state directory with two accounts."""
-    directory.mkdir(mode=0o700)
-    for name in ("root", "oper"):
-        AccountStore(directory).add(account(name))
-    return directory
 
 
 def assert_nothing_left_over(state: Path) -> None:
@@ -66,31 +57,6 @@ def test_account_command_is_killed(tmp_path: Path, name: str) -> None:
         assert_nothing_left_over(copy)
 
     crash_command(tmp_path, state, ["bmc-proxy", "account", *command], check, IN_MAKE_TEST, stdin=PASSWORD)
-
-
-def start(state: Path, agent_port: int, faults: Faults | None, *options: str) -> Process:
-    """Start a proxy."""
-    command = ["bmc-proxy", "serve", "--state-dir", str(state), "--agent", f"tcp:127.0.0.1:{agent_port}", *options]
-    return faults.start(*command) if faults else ForkedProcess(*command)
-
-
-def ask_redfish(port: int, path: str, body: dict[str, str], token: str = "") -> http.client.HTTPResponse:
-    """POST over plain HTTP; return the answer, read already."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    headers = {"Content-Type": "application/json"} | ({"X-Auth-Token": token} if token else {})
-    try:
-        connection.request("POST", path, json.dumps(body), headers)
-        answer = connection.getresponse()
-        answer.read()
-    finally:
-        connection.close()
-    return answer
-
-
-def log_in(port: int, name: str, password: str) -> str | None:
-    """Return a session's token, or None where the login is refused."""
-    answer = ask_redfish(port, SESSIONS, {"UserName": name, "Password": password})
-    return answer.headers["X-Auth-Token"] if answer.status == 201 else None
 
 
 def add_account(port: int) -> int | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from crashes import begin, port_of_agent, serve, state_with_ca
 from csrs import pem
+from disk_askers import CSR, Askers, assert_all_told, failed, told_by
 from faults import NAME, ROOM, SYNC, Faults, run_forked
 from processes import IBM_ROOT, PASSWORDS, SIGN_CSR, curl, port_of, post
+from proxy_clients import ask_redfish, log_in, start, state_with_accounts
 from raw_asker import RawAsker
-from test_crash_proxy import ask_redfish, log_in, start, state_with_accounts
-from test_disk import CSR, Askers, assert_all_told, failed, told_by
 
 from bmc_proxy.accounts import AccountStore
 

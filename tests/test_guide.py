@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from documents import Running, block, code_blocks, running
 from judges import assert_openssl_accepts
 from processes import run
 from softhsm import soft_token
-from test_readme import Running, block, code_blocks, running
 
 __all__ = ["running"]  # a fixture
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from agents import Time, open_agent
-from test_ca_state import make_intent
+from intents import make_intent
 
 from runtime.flocks import lock_within, open_lock, try_lock, unlock
 from vmi_agent.ledger.ledger_rows import Recorded

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hostile_agents import HostileAgent, hostile_agent
 from needs import need
+from process_figures import memory_octets
 from processes import Process, port_of, start_proxy
 
 from bmc_proxy.armour import to_pem
@@ -37,13 +38,6 @@ def fetched(url: str, *options: str) -> bytes:
     """Return what curl gets, octet for octet."""
     command = [need("curl"), "-sSf", "-m", "60", "-k", *options, url]
     return subprocess.run(command, capture_output=True, check=True).stdout
-
-
-def memory_octets(process: Process) -> int:
-    """Return how much memory a process has."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    [resident] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-    return int(resident) * 1024
 
 
 def test_crl_and_ocsp_on_both_listeners(tmp_path: Path) -> None:

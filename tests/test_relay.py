@@ -25,11 +25,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from judges import split_chain
+from process_figures import descriptors, memory_octets, wait_until_descriptors
 from processes import SIGN_CSR, Process, give_credentials, port_of, start_proxy
 from relay import Relay, relay_to
 from relay_plan import FAITHFUL, FORGING, Kind, plan_of
-from test_channel_strangers import descriptors, wait_until_descriptors
-from test_publishing import memory_octets
 
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from vmi_agent.ca import authority

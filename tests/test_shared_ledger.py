@@ -13,10 +13,10 @@ import pytest
 from agents import Agent, Time, always, open_agent, request
 from cryptography import x509
 from csrs import make_csr
+from intents import make_intent
 from revoking import KeyAway, revoke
 from sharing import WaitingKey, events, leaf_of, statuses, two_agents, with_key
 from sqlalchemy import update
-from test_ca_state import make_intent
 
 from protocol.errors import ErrorCode
 from protocol.records import Answer, Error

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from agents import Agent, Time, always, open_agent, request
 from csrs import make_csr
+from intents import make_intent
 from sharing import WaitingKey, leaf_of, two_agents, with_key
-from test_ca_state import make_intent
 
 from protocol.errors import ErrorCode
 from protocol.records import Error, Signed

@@ -1,13 +1,13 @@
 """The pipe between the first process and a worker, in memory: what is told and asked, its bounds, and nonsense."""
 
 import json
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from conftest import LogWatch
-from run_log import secret
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
+from worker_values import PASSWORD, SESSION, result_of
 
 from bmc_proxy.errors import (
     AccountsFailed,
@@ -33,14 +33,12 @@ from bmc_proxy.workers.records import (
     RecordRefused,
     Refused,
     SessionEnded,
-    SessionIs,
     Used,
     decode,
     encode,
 )
 from protocol.frame import Frame, encode_frame
 
-PASSWORD = secret("pass-over-the-pipe")
 IDLE_S = 1800.0
 
 
@@ -102,15 +100,7 @@ def ends() -> Ends:
     return Ends()
 
 
-def result_of(waiting: Deferred[Any]) -> Any:
-    """Return the result or the error of what is done; None of what is not."""
-    results: list[Any] = []
-    waiting.addBoth(lambda result: results.append(getattr(result, "value", result)))
-    return results[0] if results else None
-
-
 ASKER = Asker("root", "token", "192.0.2.1", None, "0123456789abcdef")
-SESSION = SessionIs("0123", "root", "id", None, "192.0.2.1", "00" * 32, secret("xsrf-of-the-session"))
 
 
 @pytest.mark.parametrize(

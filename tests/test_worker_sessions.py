@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_worker_pipe import PASSWORD, SESSION, result_of
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from worker_values import PASSWORD, SESSION, result_of
 
 from bmc_proxy.accounts import Account, AccountStore, Role
 from bmc_proxy.administration import OwnAdministration
