@@ -3,8 +3,10 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from documents import Running, run_local
 from run_log import LINES, secrets_in
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
@@ -61,6 +63,13 @@ def log_watch() -> Iterator[LogWatch]:
     errors = watch.unexpected_errors()
     if errors:
         pytest.fail("logged during the test:\n" + "\n".join(errors), pytrace=False)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Run both processes as `make run` does, until the end of the test."""
+    with run_local(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,15 +3,16 @@
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from judges import split_chain
 from processes import BIN
@@ -23,6 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 PATIENCE_S = 40
+PORTS = range(20_000, 32_000)
 
 
 def code_blocks(text: str) -> list[str]:
@@ -40,12 +42,17 @@ def block(beginning: str, blocks: Sequence[str] = BLOCKS) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+    """Return ports that were free a moment ago, below those that the system gives to whoever asks for any port."""
+    found: dict[int, socket.socket] = {}
+    try:
+        while len(found) < count:
+            port = secrets.choice(PORTS)
+            with suppress(OSError):
+                found[port] = socket.create_server(("127.0.0.1", port))
+        return list(found)
+    finally:
+        for listener in found.values():
+            listener.close()
 
 
 @dataclass
@@ -91,19 +98,19 @@ class Running:
             assert time.monotonic() < give_up_at
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    """Run `deploy/run_local.py` with the arguments that the Makefile gives it, until the end of the test."""
+@contextmanager
+def run_local(directory: Path) -> Iterator[Running]:
+    """Run `deploy/run_local.py` with the arguments that the Makefile gives it, until the end of the `with`."""
     agent_port, http_port, https_port = free_ports(3)
     command = [sys.executable, str(ROOT / "deploy" / "run_local.py"), "--state-dir", "var"]
     command += ["--agent-port", str(agent_port), "--http-port", str(http_port), "--https-port", str(https_port)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             if "Ctrl-C" in line:
                 break
-        yield Running(process, tmp_path, agent_port, http_port, https_port)
+        yield Running(process, directory, agent_port, http_port, https_port)
     finally:
         if process.poll() is None:
             process.terminate()

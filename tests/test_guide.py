@@ -4,12 +4,11 @@ import json
 import re
 from pathlib import Path
 
-from documents import Running, block, code_blocks, running
+from documents import Running, block, code_blocks
 from judges import assert_openssl_accepts
 from processes import run
 from softhsm import soft_token
 
-__all__ = ["running"]  # a fixture
 
 GUIDE = Path(__file__).parent.parent / "docs" / "ca.md"
 BLOCKS = code_blocks(GUIDE.read_text(encoding="utf-8"))
