@@ -9,7 +9,6 @@ from judges import assert_openssl_accepts
 from processes import run
 from softhsm import soft_token
 
-
 GUIDE = Path(__file__).parent.parent / "docs" / "ca.md"
 BLOCKS = code_blocks(GUIDE.read_text(encoding="utf-8"))
 
