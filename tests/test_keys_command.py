@@ -1,6 +1,7 @@
 """`vmi-agent keys` and what `certs revoke` says of a key, as an operator runs them; and what an HMC is answered."""
 
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
@@ -160,11 +161,11 @@ def test_revoke_names_the_others_of_the_key(tmp_path: Path, agent: Agent) -> Non
         f'valid, of the same key: {third}  requester "third"',
     ]
     # The command that is named works, although the certificate that it names is revoked already.
-    [_, again] = lines[4].split(": ")
-    done = run(*again.split())
+    again = shlex.split(lines[4].split("`")[1])
+    done = run(*again)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [f"revoked: {each} (keyCompromise)" for each in (other, third)]
-    done = run(*again.split())
+    done = run(*again)
     assert (done.returncode, "revoked already (keyCompromise)" in done.stderr) == (1, True)
     with reading(tmp_path / "state") as connection:
         assert complaint(connection) == ""
@@ -187,7 +188,7 @@ def test_revoke_again_for_a_compromise(tmp_path: Path, agent: Agent) -> None:
     assert vmi_agent(tmp_path, "certs", "revoke", serial, "--reason", "superseded")[0] == 0
     status, told = vmi_agent(tmp_path, "certs", "revoke", serial, "--reason", "keyCompromise")
     assert (status, "revoked already (superseded)" in told) == (1, True)
-    done = run(*told.strip().split("to block it: ")[1].split())
+    done = run(*shlex.split(told.split("`")[1]))
     assert (done.returncode, code(agent)) == (0, REFUSED), done.stderr
 
 
