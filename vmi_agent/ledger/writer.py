@@ -159,7 +159,7 @@ class Ledger:
         signatures = [work for work in works if isinstance(work, Signature)]
         intents = [work for work in works if isinstance(work, Intent)]
         events = [work for work in works if isinstance(work, Event)]
-        keys = [key for work in works if not isinstance(work, Event) for key in work.key_forms]
+        keys = [work.public_key_info for work in works if not isinstance(work, Event)]
 
         def change(connection: sqlite3.Connection) -> tuple[list[_Kept], list[Outcome], frozenset[bytes]]:
             # In the transaction that records, so that a block that was committed first always counts.
@@ -289,7 +289,7 @@ def _outcome(
 ) -> Outcome | Kept | ClosedOff | bool | None:
     """Return what a work led to, taken from those of its kind."""
     if isinstance(work, KeyQuestion):
-        return not blocked.isdisjoint(work.key_forms)
+        return work.public_key_info in blocked
     if isinstance(work, Intent):
         return next(outcomes)
     if isinstance(work, Event):
