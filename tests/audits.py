@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from agents import Agent, Time, always, open_agent, request
+from backups import restore
 from csrs import make_csr
 from processes import port_of, run, start_agent
 from raw_asker import RawAsker
@@ -17,7 +18,7 @@ from test_ca_state import make_intent
 
 from protocol.records import Signed
 from vmi_agent.ca import ca_life
-from vmi_agent.ca.backup import back_up, restore
+from vmi_agent.ca.backup import back_up
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger.audit_check import NO_ANCHORS, verify
@@ -83,7 +84,7 @@ def make_full_audit(directory: Path) -> Path:
     access = Access(passphrase=b"secret phrase")
     with open_agent(state, time, access=access) as agent:
         ca_life.encrypt_keys(state, b"secret phrase", b"secret phrase", time(), agent.ledger.note)
-    back_up(state, directory / "backup.tar", time())
+    back_up(state, directory / "backup.tar", time(), access)
     restore(directory / "backup.tar", directory / "restored", time())
     return directory / "restored"
 

@@ -1,34 +1,103 @@
 """`vmi-agent backup` and `vmi-agent restore`: the state directory as a whole."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
+from runtime.errors import ConfigError
+from runtime.termination import cleaning_up
+from vmi_agent import restore as restoring
 from vmi_agent.ca import backup as backups
-from vmi_agent.cli.groups import main, settings, tell
+from vmi_agent.cli.custody_options import opens_keys
+from vmi_agent.cli.groups import iso, main, settings, tell
+from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import utc_now
+from vmi_agent.restore import Check, Restored
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @main.command("backup")
 @settings.common
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--unsigned", is_flag=True, help="Do not sign it: the CA's key is not at hand. Its SHA-256 alone vouches."
+)
+@opens_keys
 @tell
-def backup(state_dir: Path, target: Path) -> None:
+def backup(state_dir: Path, target: Path, unsigned: bool, access: Access) -> None:
     """Write CA, ledger and channel credentials to a tar file, 0600, while the agent serves. Keep it like the key.
+
+    It is signed with the CA's key. Keep the SHA-256 that is printed elsewhere than the file.
 
     Example: vmi-agent backup --state-dir /var/lib/vmi-agent /media/backup/vmi-agent.tar
     """
-    click.echo(f"backup written: SHA-256 {backups.back_up(state_dir, target, utc_now())}")
+    with cleaning_up():
+        made = backups.back_up(state_dir, target, utc_now(), None if unsigned else access)
+    click.echo(f"backup written: SHA-256 {made.sha256}")
+    if made.signer is None or made.root is None:
+        click.echo("not signed: restore can check it by this SHA-256 alone. Write that down elsewhere.")
+        return
+    name, root = made.signer.subject.rfc4514_string(), made.root.fingerprint(hashes.SHA256()).hex()
+    click.echo(f"signed by: {name}, under the root with the SHA-256 {root}")
 
 
 @main.command("restore")
 @settings.common
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", type=_FILE)
+@click.option("--sha256", metavar="HEX", help="The backup's SHA-256, as `backup` printed it.")
+@click.option(
+    "--trust-root",
+    type=_FILE,
+    metavar="FILE",
+    help="A CA certificate in PEM that you trust already, as HMCs have it: it must lead to the backup's signer.",
+)
+@click.option("--unverified", is_flag=True, help="Restore it although nothing shows that it is the CA's own.")
 @tell
-def restore(state_dir: Path, source: Path) -> None:
+def restore(state_dir: Path, source: Path, sha256: str | None, trust_root: Path | None, unverified: bool) -> None:
     """Make a state directory from a backup. What was issued after the backup is not in it.
 
-    Example: vmi-agent restore --state-dir /var/lib/vmi-agent /media/backup/vmi-agent.tar
+    Example: vmi-agent restore --state-dir /var/lib/vmi-agent --trust-root root.pem /media/backup/vmi-agent.tar
     """
-    backups.restore(source, state_dir, utc_now())
+    check = _check(sha256, trust_root, unverified)
+    with cleaning_up():
+        restored = restoring.restore(source, state_dir, utc_now(), check)
+    _tell_of(restored, check)
     click.echo(f"restored: {state_dir}")
+
+
+def _check(sha256: str | None, trust_root: Path | None, unverified: bool) -> Check:
+    if unverified and (sha256 is not None or trust_root is not None):
+        raise ConfigError("--unverified is given, and --sha256 or --trust-root as well: leave one out")
+    if not unverified and sha256 is None and trust_root is None:
+        raise ConfigError(
+            "whether a backup was forged cannot be seen from the backup. Give --trust-root FILE, the root certificate"
+            " that HMCs or proxies have (GET /ibm/v1/Host/Certificate/root), or --sha256 HEX, which `backup` printed;"
+            " or take it as it is: --unverified"
+        )
+    if sha256 is not None:
+        sha256 = sha256.replace(":", "").lower()
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ConfigError("--sha256 is refused. Accepted: 64 hexadecimal digits.")
+    return Check(sha256, () if trust_root is None else _read_trusted(trust_root))
+
+
+def _read_trusted(path: Path) -> Sequence[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"--trust-root {path} is refused. Accepted: one or more certificates in PEM.") from error
+
+
+def _tell_of(restored: Restored, check: Check) -> None:
+    signer = None if restored.manifest is None else restored.manifest.signer
+    by = "not signed" if signer is None else f"signed by {signer.subject.rfc4514_string()}"
+    click.echo(f"backup of {iso(restored.made_at)}, {by}")
+    if check.sha256 is None and not check.trusted:
+        click.echo("Warning: nothing showed that this backup is the CA's own. It may be forged.", err=True)
+    if restored.manifest is None:
+        click.echo("Warning: an older version made it, which signed nothing. Make a new backup.", err=True)
