@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from backups import make_backup, member, members, names, restore, write_tar
 from ca_life_parts import now
+from needs import need
 from processes import BIN, run
 
 from runtime.errors import StartError
@@ -244,7 +245,7 @@ def test_two_restores_at_once(tmp_path: Path, backup: Path) -> None:
     """One that comes while another one extracts is refused, and takes nothing away from it."""
     staging = tmp_path / ".restored.restoring"
     staging.mkdir(mode=0o700)
-    with subprocess.Popen(["flock", str(staging), "sh", "-c", "echo; read line"], stdin=-1, stdout=-1) as holder:
+    with subprocess.Popen([need("flock"), str(staging), "sh", "-c", "echo; read line"], stdin=-1, stdout=-1) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         (staging / "key.pem").write_text("a key")
