@@ -46,6 +46,7 @@ RETRY_FACTOR = 1.3
 
 _REFUSALS = frozenset(
     {
+        ErrorCode.CSR_BLOCKED_KEY,
         ErrorCode.CSR_MALFORMED,
         ErrorCode.CSR_TOO_LARGE,
         ErrorCode.CSR_BAD_SIGNATURE,

@@ -14,6 +14,7 @@ from bmc_proxy.logins import Logins
 from bmc_proxy.sessions import Sessions
 from bmc_proxy.turns import Turns
 from runtime.errors import StartError
+from runtime.hints import command
 from runtime.lifecycle import Reactor
 from runtime.workers import Workers
 
@@ -55,7 +56,8 @@ class Desk:
         self._hashing.start()
         self._checking.start()
         if not self.accounts.all():
-            _log.warn("no accounts yet: add one with `bmc-proxy account add`")
+            add = command("bmc-proxy", "account add NAME --role Administrator --password-stdin")
+            _log.warn("no accounts yet", add_one_with=add)
 
     def refuse(self) -> None:
         """Refuse whoever waits for a turn, or asks for one from now on."""

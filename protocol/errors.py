@@ -29,6 +29,7 @@ class ErrorCode(IntEnum):
     REQUEST_CONFLICT = 21
     UNSUPPORTED = 22
     NOT_FOUND = 23
+    CSR_BLOCKED_KEY = 24
     # The request was not carried out, or nobody knows: it may be repeated.
     BUSY = 32
     DEADLINE = 33

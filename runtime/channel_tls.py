@@ -12,6 +12,7 @@ from OpenSSL import SSL, crypto
 
 from protocol.records import Role
 from runtime.files import FileRefused
+from runtime.hints import command
 from runtime.self_signed import self_signed
 from runtime.tls import TlsContext, load_identity, new_context, openssl_judges, remember_verdict
 
@@ -39,9 +40,11 @@ def channel_context(path: Path) -> TlsContext:
         FileRefused: the credentials file cannot be used; the text says what to do.
     """
     if not path.exists():
+        init = command("vmi-agent", "channel init")
+        hand_over = command("vmi-agent", "channel hand-over --to channel.pem")
         raise FileRefused(
-            f"no channel credentials at {path}, which tls: needs."
-            " Make them with `vmi-agent channel init` and move the proxy's over with `vmi-agent channel hand-over`."
+            f"no channel credentials at {path}, which tls: needs. Make them with `{init}` and move the proxy's over"
+            f" with `{hand_over}`."
         )
     identity = load_identity(path, path)
     trusted = identity.chain[1:]

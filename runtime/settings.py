@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from runtime import hints
 from runtime.errors import ConfigError
 from runtime.toml_file import read_toml
 
@@ -47,6 +48,7 @@ class Settings:
             metavar="DIR",
             type=click.Path(file_okay=False, path_type=Path),
             help=self._state_dir_help,
+            callback=self._remember,
         )(command)
         return click.option(
             "--config",
@@ -69,6 +71,10 @@ class Settings:
             show_default=True,
             help="Of the log lines on stderr.",
         )(command)
+
+    def _remember(self, _context: click.Context, _parameter: click.Parameter, state_dir: Path) -> Path:
+        hints.remember(self._prefix.lower().replace("_", "-"), {"--state-dir": state_dir})
+        return state_dir
 
     def _read_file(self, context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
         if path is None:

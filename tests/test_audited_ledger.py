@@ -40,7 +40,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         for number in range(8):
             time.advance(seconds=1)
-            serial = sign(agent, make_csr(key="p256"), f"hmc{number}", bytes(15) + bytes((number,)))
+            serial = sign(agent, make_csr(key=f"p256/{number}"), f"hmc{number}", bytes(15) + bytes((number,)))
             if number in (2, 3, 4, 5):
                 mark(serial, Reason.certificateHold)
             if number in (3, 4):

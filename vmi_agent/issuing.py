@@ -10,14 +10,24 @@ from hashlib import sha256
 
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
+from runtime.hints import command
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
+from vmi_agent.judging.key_forms import key_forms
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
-from vmi_agent.ledger.ledger_rows import AlreadyIssued, Conflict, Intent, Resumed, Signature
+from vmi_agent.ledger.ledger_rows import (
+    AlreadyIssued,
+    Conflict,
+    Intent,
+    KeyBlocked,
+    KeyQuestion,
+    Resumed,
+    Signature,
+)
 from vmi_agent.walks import made, recorded
 
 
@@ -75,8 +85,14 @@ class Issuing:
         authority = self._current()  # one and the same from here on, whatever happens to the CA meanwhile
         csr = parse(request.csr)
         key = key_policy.check(csr)
-        check_possession(csr)
-        approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
+        try:
+            check_possession(csr)
+            approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
+        except Refused:
+            # A key that is blocked is refused as such, whatever else there is to say. Recording looks that up anyway.
+            if await recorded(KeyQuestion(key_forms(csr.public_key_info))):
+                raise _blocked() from None
+            raise
 
         intent = self._intent(request, approved, authority, new_serial(), self._now())
         still_wanted()
@@ -98,6 +114,8 @@ class Issuing:
             case Conflict():
                 text = "This Idempotency-Key was used for another CSR. Use a new key for a new CSR."
                 raise Refused(ErrorCode.REQUEST_CONFLICT, text)
+            case KeyBlocked():
+                raise _blocked()
             case Resumed(serial) if serial != intent.serial:
                 raise ClosedOff("another agent, which stamps other certificates, is asked the same at the same time")
 
@@ -109,8 +127,10 @@ class Issuing:
     ) -> Intent:
         issuer = authority.issuer
         if now >= issuer.not_after:
-            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: vmi-agent ca rotate")
+            rotate = command("vmi-agent", "ca rotate", opens_keys=True)
+            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: {rotate}")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
+        forms = key_forms(approved.csr.public_key_info)
         return Intent(
             serial=serial,
             tbs=certificate_tbs(
@@ -129,11 +149,12 @@ class Issuing:
             address=request.address,
             idempotency_key=request.idempotency_key,
             csr_sha256=approved.csr.sha256,
-            key_sha256=sha256(approved.csr.public_key_info).digest(),
+            key_sha256=forms[0],
             subject=approved.subject_text,
             not_before=_seconds(not_before),
             not_after=_seconds(not_after),
             recorded_ms=milliseconds(now),
+            key_forms=forms,
         )
 
 
@@ -156,6 +177,7 @@ async def sign_recorded(
         signature was recorded first, it is that one's.
 
     Raises:
+        Refused: CSR_BLOCKED_KEY; the key was blocked since the intent was recorded.
         ClosedOff: it took so long that the intent was closed off.
         LedgerUnavailable: the certificate may not be given to anybody.
         CustodyError: the key cannot be reached now; nothing was signed.
@@ -169,13 +191,19 @@ async def sign_recorded(
         return signature, certificate
 
     signature, certificate = await made(authority.custody, sign)
-    kept = await recorded(
-        Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
-    )
+    signed_ms, digest = milliseconds(now()), sha256(certificate).digest()
+    kept = await recorded(Signature(intent.serial, signature, signed_ms, digest, intent.not_after, intent.key_forms))
+    if isinstance(kept, KeyBlocked):
+        raise _blocked()
     if not kept.is_first:
         certificate = assemble(intent.tbs, kept.value)
         authority.self_check.check(certificate, subject, public_key_info)
     return certificate, kept.is_first
+
+
+def _blocked() -> Refused:
+    text = "The CSR's key is blocked: it was compromised, put on hold, or blocked by the operator. Make a new key."
+    return Refused(ErrorCode.CSR_BLOCKED_KEY, text)
 
 
 def utc_now() -> datetime:

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from runtime.errors import ConfigError
+from runtime.hints import command
 from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
@@ -186,4 +187,5 @@ class Upkeep:
     def _warn_of_end(self) -> None:
         end = self._generations.current.issuer.not_after
         if end - self._now() < WARN_BEFORE_END and self._is_due("warning of the CA's end", WARN_EVERY):
-            _log.warn("CA ends soon or has ended: vmi-agent ca rotate", not_after=end.isoformat())
+            rotate = command("vmi-agent", "ca rotate", opens_keys=True)
+            _log.warn("CA ends soon or has ended", not_after=end.isoformat(), renew_with=rotate)

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from vmi_agent.custody import Custody, Pace
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature
+from vmi_agent.ledger.ledger_rows import Intent, Kept, KeyBlocked, KeyQuestion, Outcome, Signature
 from vmi_agent.ledger.writer import Ledger, Work
 from vmi_agent.signers import Signers, attempt
 
@@ -70,11 +70,16 @@ Walk = Coroutine[Wish, Any, T]
 @overload
 def recorded(work: Intent) -> Recording[Outcome]: ...
 @overload
-def recorded(work: Signature) -> Recording[Kept]: ...
+def recorded(work: Signature) -> Recording[Kept | KeyBlocked]: ...
+@overload
+def recorded(work: KeyQuestion) -> Recording[bool]: ...
 @overload
 def recorded(work: Event) -> Recording[None]: ...
 def recorded(work: Work) -> Recording[Any]:
-    """Return what is awaited until a work is on disk: an `Intent`, a `Signature` or an `Event` of the audit."""
+    """Return what is awaited until a work is on disk: an `Intent`, a `Signature` or an `Event` of the audit.
+
+    A `KeyQuestion` puts nothing there, and is answered in the same transaction as its neighbours.
+    """
     return Recording(work)
 
 

@@ -35,6 +35,7 @@ _REFUSALS = {
     ErrorCode.CSR_BAD_SIGNATURE: (400, "csr.bad_signature"),
     ErrorCode.CSR_WEAK_KEY: (400, "csr.weak_key"),
     ErrorCode.CSR_POLICY: (400, "csr.policy"),
+    ErrorCode.CSR_BLOCKED_KEY: (400, "csr.blocked_key"),
     ErrorCode.REQUEST_CONFLICT: (409, "request.conflict"),
 }
 

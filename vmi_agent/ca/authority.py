@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
+from runtime.hints import command
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import Issuer, extension
 from vmi_agent.ca.self_check import SelfCheck
@@ -69,9 +70,10 @@ def load(state_dir: Path, generation: int, access: Access, publish_at: str | Non
     """
     directory = ca_store.directory_of(state_dir, generation)
     if ca_store.is_ephemeral(directory):
+        rotate = command("vmi-agent", "ca rotate", opens_keys=True)
         raise CustodyError(
             f"generation {generation} of the CA was ephemeral: its key is gone. Start with --ephemeral-ca, or make a"
-            " lasting CA: vmi-agent ca rotate"
+            f" lasting CA: {rotate}"
         )
     return assemble(state_dir, generation, open_key(directory, access), publish_at)
 

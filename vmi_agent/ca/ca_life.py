@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from runtime.errors import StartError
 from runtime.files import read_secret, replace_file, sync_directory
+from runtime.hints import command
 from vmi_agent.ca import authority, ca_store
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.ca_certificates import cross_certificate, issuing_ca_request, self_signed_root
@@ -81,7 +82,11 @@ def rotate(
     old_directory = ca_store.directory_of(state_dir, old_generation)
     certificates = authority.certificates_of(state_dir, old_generation)
     if len(certificates) > 1:
-        raise StartError("the root of this CA is offline. Make a new issuing CA: vmi-agent ca csr, ca install-chain")
+        csr = command("vmi-agent", "ca csr", opens_keys=True)
+        raise StartError(
+            f"the root of this CA is offline. Make a new issuing CA: {csr} > issuing.csr. Have the root sign that, then"
+            " take the certificate over with ca install-chain"
+        )
     old = certificates[0]
     with ExitStack() as opened:
         old_custody = None
@@ -185,7 +190,8 @@ def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: dateti
     requested = state_dir / "ca" / ca_store.REQUESTED
     with ca_store.adding(state_dir, fill_from=requested) as (_, staging, finish):
         if not has_key(requested):
-            raise CustodyError("no issuing CA was asked for. Begin with: vmi-agent ca csr")
+            csr = command("vmi-agent", "ca csr", opens_keys=True)
+            raise CustodyError(f"no issuing CA was asked for. Begin with: {csr} > issuing.csr")
         with closing(open_key(requested, access)) as custody:
             certificates = read_chain(chain_pem, custody.public_key, now)
         _install(staging, certificates)
@@ -224,9 +230,10 @@ def refuse_while_requested(state_dir: Path) -> None:
     """
     requested = state_dir / "ca" / ca_store.REQUESTED
     if has_key(requested):
+        install = command("vmi-agent", "ca install-chain chain.pem", opens_keys=True)
         raise StartError(
-            "an issuing CA was asked for, and its certificate is not here yet: vmi-agent ca install-chain."
-            f" To have a self-signed root instead, remove {requested}"
+            f"an issuing CA was asked for, and its certificate is not here yet: {install}"
+            f" takes it. To have a self-signed root instead, remove {requested}"
         )
 
 

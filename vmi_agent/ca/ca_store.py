@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from runtime.errors import StartError
 from runtime.files import replace_file, sync_directory
 from runtime.flocks import lock_within, open_lock
+from runtime.hints import command
 from vmi_agent.custody import CustodyError
 
 ROOT_FILE = "root.pem"
@@ -50,7 +51,7 @@ def newest(state_dir: Path) -> int:
     """
     found = generations(state_dir)
     if not found:
-        raise CustodyError(f"no CA in {state_dir}. Make one: vmi-agent ca init --state-dir {state_dir}")
+        raise CustodyError(f"no CA in {state_dir}. Make one: {command('vmi-agent', 'ca init', opens_keys=True)}")
     return found[-1]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from runtime.hints import command
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import anchor, audit_check
@@ -116,4 +117,5 @@ def _readable(row: Row) -> tuple[str, str, dict[str, object]]:
         at = iso(datetime.fromtimestamp(row.at_ms / 1000, UTC))
         return at, row.event.decode(), json.loads(row.fields)
     except (TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-        raise click.ClickException(f"audit row {row.id} cannot be read. Run: vmi-agent audit verify") from error
+        verify = command("vmi-agent", "audit verify")
+        raise click.ClickException(f"audit row {row.id} cannot be read. Run: {verify}") from error

@@ -8,6 +8,7 @@ import click
 from runtime import state_dir as state_directory
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret, replace_file, sync_directory
+from runtime.hints import command
 from vmi_agent.cli.groups import main, settings, tell
 
 # Beside the agent's own, until it is handed over.
@@ -41,7 +42,8 @@ def channel_init(state_dir: Path, replace: bool) -> None:
     agent, proxy = channel_tls.make_credentials()
     replace_file(state_dir / _PROXY_CREDENTIALS, proxy)
     replace_file(path, agent)
-    click.echo("Channel credentials made. Move the proxy's over: vmi-agent channel hand-over")
+    hand_over = command("vmi-agent", "channel hand-over --to channel.pem")
+    click.echo(f"Channel credentials made. Move the proxy's over: {hand_over}")
 
 
 @channel.command("hand-over")
@@ -61,7 +63,8 @@ def channel_hand_over(state_dir: Path, to: str, replace: bool) -> None:
         credentials = read_secret(path)
     except FileNotFoundError as error:
         raise StartError(
-            f"{state_dir} holds no proxy's credentials: they were handed over, or never made (vmi-agent channel init)."
+            f"{state_dir} holds no proxy's credentials: they were handed over, or never made:"
+            f" {command('vmi-agent', 'channel init')}"
         ) from error
     if to == "-":
         if sys.stdout is None or sys.stdout.isatty():

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from runtime import hints
 from runtime.errors import ConfigError
 from runtime.files import read_secret
 from vmi_agent.cli.groups import settings, tell
@@ -35,6 +36,13 @@ def opens_keys(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         passphrase = _passphrase(key_passphrase_file, key_passphrase_fd)
+        given = {
+            "--key-passphrase-file": key_passphrase_file,
+            "--pkcs11-module": pkcs11_module,
+            "--pkcs11-token": pkcs11_token,
+            "--pkcs11-pin-file": pkcs11_pin_file,
+        }
+        hints.remember("vmi-agent", {name: value for name, value in given.items() if value is not None})
         command(*arguments, access=_access(passphrase, pkcs11_module, pkcs11_token, pkcs11_pin_file), **options)
 
     decorated: Callable[..., None] = tell(with_access)

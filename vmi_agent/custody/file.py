@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 
 from runtime.files import FileRefused, read_secret, replace_file
+from runtime.hints import command
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.algorithms import pace_of, parameters_of
 from vmi_agent.custody.pkcs8 import encrypt
@@ -127,9 +128,10 @@ def parse(pem: bytes, passphrase: bytes | None, what: str, option: str = "--key-
     except TypeError as error:  # cryptography's word for a passphrase that is missing, or one too many
         if passphrase is None:
             raise CustodyError(f"{what} is encrypted. Give its passphrase: {option} FILE") from error
+        encrypt = command("vmi-agent", "ca encrypt --new-passphrase-file FILE")
         raise CustodyError(
-            f"{what} is not encrypted, and a passphrase was given: leave {option} away, or encrypt the CA's keys with"
-            " vmi-agent ca encrypt"
+            f"{what} is not encrypted, and a passphrase was given: leave {option} away, or encrypt the CA's keys:"
+            f" {encrypt}"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         if b"BEGIN ENCRYPTED PRIVATE KEY" in pem and passphrase is not None:

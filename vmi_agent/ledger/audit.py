@@ -81,7 +81,7 @@ def append(connection: AnyConnection, events: Sequence[Event]) -> None:
         last_hash = _link(last_hash, last_id, event.at_ms, event.name.encode(), fields.encode())
         rows.append((last_id, event.at_ms, event.name, fields, last_hash))
     execute_many(connection, "INSERT INTO audit (id, at_ms, event, fields, hash) VALUES (?, ?, ?, ?, ?)", rows)
-    execute(connection, _MOVE_HEAD, (last_id, last_hash))
+    execute_many(connection, _MOVE_HEAD, [(last_id, last_hash)])
 
 
 def read_head(connection: AnyConnection) -> Head:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Head, Row
 from vmi_agent.ledger.audited_ledger import AuditBroken, AuditedLedger
-from vmi_agent.ledger.ledger_schema import reason, strangers_in
+from vmi_agent.ledger.ledger_schema import fault_of_schema, reason
 
 NO_ANCHORS: Mapping[int, bytes] = MappingProxyType({})
 
@@ -18,8 +18,8 @@ NO_ANCHORS: Mapping[int, bytes] = MappingProxyType({})
 def verify(connection: Connection, anchors: Mapping[int, bytes] = NO_ANCHORS) -> Head:
     """Check every row of the audit, the ledger against it, and the file; return where the chain ends.
 
-    Of the ledger every column of every certificate is checked. Of an idempotency key nothing is: the audit does not
-    tell of it.
+    Of the ledger every column of every certificate and of the block list is checked. Of an idempotency key nothing is:
+    the audit does not tell of it.
 
     Args:
         connection: one consistent look at the ledger.
@@ -29,8 +29,17 @@ def verify(connection: Connection, anchors: Mapping[int, bytes] = NO_ANCHORS) ->
         AuditBroken: something is not as it was written.
     """
     try:
-        for name in strangers_in(connection):
-            raise AuditBroken(f"the ledger holds {name!r}, a trigger or view that no agent made")
+        fault = fault_of_schema(connection)
+        if fault is not None:
+            raise AuditBroken(fault)
+        return verify_rows(connection, anchors)
+    except SQLAlchemyError as error:
+        raise AuditBroken(f"the ledger cannot be read: {reason(error)}") from error
+
+
+def verify_rows(connection: Connection, anchors: Mapping[int, bytes] = NO_ANCHORS) -> Head:
+    """Do what `verify` does, without looking at the schema."""
+    try:
         ledger = AuditedLedger(connection)
         end = _verify_chain(connection, anchors, ledger)
         ledger.finish()
@@ -100,6 +109,10 @@ def _take_in(row: Row, ledger: AuditedLedger) -> None:
                 ledger.revoked(row.id, row.at_ms, fields["serial"], fields["reason"])
             case "released":
                 ledger.released(row.id, fields["serial"])
+            case "keys blocked":
+                ledger.keys_blocked(row.id, row.at_ms, fields)
+            case "key unblocked":
+                ledger.key_unblocked(row.id, fields)
             case "pruned":
                 ledger.pruned(fields["count"], fields["not_after_before"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -10,7 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vmi_agent.ca.certificate import assemble
 from vmi_agent.ledger.ledger_rows import digest_of, facts_of
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING, issuance
+from vmi_agent.ledger.ledger_schema import (
+    ABANDONED,
+    FIRST_WITH_BLOCK_LIST,
+    ISSUED,
+    PENDING,
+    issuance,
+    version_of,
+)
 
 _COLUMNS = ", ".join(column.name for column in issuance.columns)
 
@@ -44,7 +51,7 @@ class AuditedLedger:
     """Walks through the rows of the ledger beside the audit: both are in the order in which intents were recorded.
 
     Each method takes the number of the audit's row and what it holds, and raises AuditBroken where the ledger says
-    something else. In memory are what is not yet signed, and the serials of what was ever revoked.
+    something else. In memory are what is not yet signed, the serials of what was ever revoked, and the block list.
 
     Args:
         connection: one consistent look at the ledger.
@@ -64,6 +71,8 @@ class AuditedLedger:
         self._gone_until = (0, 0)
         self._pruned = 0
         self._pruned_before = 0
+        # By key and serial, with the number of the audit's last row about it.
+        self._told_blocks: dict[tuple[bytes, bytes], tuple[str, int, int]] = {}
 
     def _read(self) -> Iterator[Any]:
         statement = f"SELECT {_COLUMNS} FROM issuance ORDER BY id"  # noqa: S608  # names of our own columns
@@ -152,6 +161,20 @@ class AuditedLedger:
         """A certificate was taken off hold."""
         self._told_marks[serial] = (None, None, number)
 
+    def keys_blocked(self, number: int, at_ms: int, fields: Mapping[str, Any]) -> None:
+        """Keys were put on the block list."""
+        if fields["count"] != len(fields["keys"]):
+            raise AuditBroken(f"audit row {number} tells of {fields['count']} blocked keys, and names another number")
+        told = (str(fields["reason"]), int(fields.get("blocked_ms", at_ms)), number)
+        for key in fields["keys"]:
+            self._told_blocks[bytes.fromhex(key), bytes.fromhex(fields.get("serial", ""))] = told
+
+    def key_unblocked(self, number: int, fields: Mapping[str, Any]) -> None:
+        """A key was taken off the block list, as far as one certificate or a block by hand put it there."""
+        place = bytes.fromhex(fields["key"]), bytes.fromhex(fields.get("serial", ""))
+        if self._told_blocks.pop(place, None) is None:
+            raise AuditBroken(f"audit row {number} tells that key {fields['key']} was unblocked, which was not blocked")
+
     def pruned(self, count: int, not_after_before: int) -> None:
         """So many certificates were forgotten, all of which had ended before a time."""
         self._pruned += count
@@ -172,6 +195,7 @@ class AuditedLedger:
         if self._gone != self._pruned:
             raise AuditBroken(f"{self._gone} certificates are gone, the audit tells of {self._pruned} that were pruned")
         self._check_marks()
+        self._check_block_list()
         self._check_idempotency()
 
     def _look_for(self, serial: str, number: int) -> None:
@@ -190,6 +214,23 @@ class AuditedLedger:
             if found != told and (found is not None or self._is_there(serial)):
                 row = "" if told is None else f" in row {told[2]}"
                 raise AuditBroken(f"the revocation of certificate {serial} is not as the audit tells it{row}")
+
+    def _check_block_list(self) -> None:
+        """Hold the block list, which ledgers of earlier versions have not, against what the audit tells of it."""
+        told = self._told_blocks
+        statement = "SELECT key_sha256, serial, reason, blocked_ms FROM blocked_key"
+        has_list = version_of(self._connection) >= FIRST_WITH_BLOCK_LIST
+        for row in self._connection.exec_driver_sql(statement) if has_list else ():
+            key, serial, reason, blocked_ms = row
+            expected = told.pop((key, serial), None)
+            if expected is None:
+                raise AuditBroken(
+                    f"the audit does not tell of the block of {_name_of_key(key)}, which is in the ledger"
+                )
+            if (type(reason), type(blocked_ms)) != (str, int) or (reason, blocked_ms) != expected[:2]:
+                raise AuditBroken(f"the block of {_name_of_key(key)} of audit row {expected[2]} was changed")
+        for (key, _), (_, _, number) in told.items():
+            raise AuditBroken(f"the block of {_name_of_key(key)} of audit row {number} is missing from the ledger")
 
     def _check_idempotency(self) -> None:
         """Look for keys that lead to another CSR's certificate; the audit does not tell of keys themselves."""
@@ -225,6 +266,10 @@ def _has_consistent_status(row: Any) -> bool:
 
 def _changed(serial: str, number: int) -> AuditBroken:
     return AuditBroken(f"certificate {serial} of audit row {number} was changed in the ledger")
+
+
+def _name_of_key(key: Any) -> str:
+    return f"key {key.hex()}" if type(key) is bytes else "a key that is not a hash"
 
 
 def _name(row: Any) -> str:

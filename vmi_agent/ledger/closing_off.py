@@ -11,6 +11,7 @@ from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import REPLAY_WINDOW_MS
 from vmi_agent.ledger.ledger_schema import ABANDONED, IS_PENDING, issuance
+from vmi_agent.ledger.statements import check_changed
 
 # A retry takes a pending intent up within the replay window; the rest is for what was taken up at its end. A request
 # may have a deadline of weeks, and a token may hang: whoever comes back after that has its signature refused.
@@ -59,6 +60,7 @@ def _close_off(connection: Connection, which: ColumnElement[bool], now_ms: int, 
     serials = list(connection.execute(found).scalars())
     if serials:
         chosen = which if limit is None else issuance.c.serial.in_(serials)
-        connection.execute(update(issuance).where(IS_PENDING, chosen).values(status=ABANDONED))
+        done = connection.execute(update(issuance).where(IS_PENDING, chosen).values(status=ABANDONED))
+        check_changed(done.rowcount, len(serials))
         audit.append(connection, events_of(serials, now_ms))
     return len(serials)

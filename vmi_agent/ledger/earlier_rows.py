@@ -18,6 +18,7 @@ class IssuedRow(NamedTuple):
     status: str
     root_generation: int
     reason: int | None
+    not_after: int
     tbs: bytes
     signature: bytes
     request_digest: bytes
@@ -29,6 +30,7 @@ class PendingRow(NamedTuple):
     serial: bytes
     root_generation: int
     recorded_ms: int
+    not_after: int
     tbs: bytes
     request_digest: bytes
 
@@ -42,6 +44,7 @@ class TokenRow(NamedTuple):
     status: str
     root_generation: int
     reason: int | None
+    not_after: int
     tbs: bytes
     signature: bytes
 
@@ -82,7 +85,7 @@ def of_tokens(connection: sqlite3.Connection, tokens: Sequence[bytes]) -> dict[b
     if not tokens:
         return {}
     statement = (
-        "SELECT token, idempotency.csr_sha256, serial, status, root_generation, reason, tbs, signature"  # noqa: S608  # our own
+        "SELECT token, idempotency.csr_sha256, serial, status, root_generation, reason, not_after, tbs, signature"  # noqa: S608  # our own
         f" FROM idempotency JOIN issuance USING (serial) WHERE token {one_of(tokens)}"
     )
     return {row.token: row for row in map(TokenRow._make, execute(connection, statement, tokens))}

@@ -16,7 +16,7 @@ from protocol.records import NO_IDEMPOTENCY_KEY
 from vmi_agent.ledger import earlier_rows
 from vmi_agent.ledger.earlier_rows import IssuedRow, PendingRow, Question, TokenRow
 from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, PENDING
-from vmi_agent.ledger.statements import execute, execute_many, one_of
+from vmi_agent.ledger.statements import execute, execute_change, execute_many, one_of
 
 REPLAY_WINDOW_MS = 10 * 60 * 1000
 
@@ -50,6 +50,8 @@ class Intent:
         not_before, not_after: in seconds since 1970-01-01 UTC; `recorded_ms` in milliseconds.
         instead_of: the serial of a pending intent of the same, which is not to be taken up again: what is pending is
             closed off with this one, unless somebody else did so.
+        key_forms: the hashes of the key in all its encodings, `key_sha256` among them: where one of them is on the
+            block list, nothing is recorded.
     """
 
     serial: bytes
@@ -66,6 +68,7 @@ class Intent:
     not_before: int
     not_after: int
     recorded_ms: int
+    key_forms: tuple[bytes, ...]
     instead_of: bytes | None = None
 
     @property
@@ -89,6 +92,7 @@ class Signature:
         issued_ms: when it was made, in milliseconds since 1970-01-01 UTC.
         certificate_sha256: over the certificate that the two make.
         not_after: of the certificate, in seconds since 1970-01-01 UTC.
+        key_forms: as the intent has them.
     """
 
     serial: bytes
@@ -96,6 +100,7 @@ class Signature:
     issued_ms: int
     certificate_sha256: bytes
     not_after: int
+    key_forms: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +154,31 @@ class Conflict:
     """The same requester used the same idempotency key for another CSR."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyBlocked:
+    """The key is on the block list: nothing was recorded, and nothing may be answered.
+
+    Attributes:
+        closed_off: the serial of the intent that was closed off with it, where its signature came too late.
+    """
+
+    closed_off: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyQuestion:
+    """Whether a key is on the block list.
+
+    Attributes:
+        key_forms: the hashes of the key in all its encodings.
+    """
+
+    key_forms: tuple[bytes, ...]
+
+
 # What has no signature yet, in the ledger or in the batch that is about to be recorded.
 _Waiting = PendingRow | Intent
-Outcome = Recorded | Resumed | AlreadyIssued | Conflict
+Outcome = Recorded | Resumed | AlreadyIssued | Conflict | KeyBlocked
 
 
 def facts_of(recorded: Any) -> dict[str, object]:
@@ -176,11 +203,17 @@ def facts_of(recorded: Any) -> dict[str, object]:
     }
 
 
-def record_signatures(connection: sqlite3.Connection, signatures: Sequence[Signature]) -> list[Kept | None]:
+def record_signatures(
+    connection: sqlite3.Connection, signatures: Sequence[Signature], blocked: frozenset[bytes]
+) -> list[Kept | KeyBlocked | None]:
     """Complete the rows of these intents; return which signature each certificate has now.
 
     The first one stays, whoever made it. None where there is no certificate to answer with: the intent was closed off,
-    or what somebody else made of it is revoked already.
+    or what somebody else made of it is revoked already. Where the key was blocked since the intent was recorded, the
+    intent is closed off.
+
+    Args:
+        blocked: the keys of these signatures that are blocked.
     """
     if not signatures:
         return []
@@ -189,10 +222,13 @@ def record_signatures(connection: sqlite3.Connection, signatures: Sequence[Signa
     rows = execute(connection, statement, serials)
     recorded = {serial: value for serial, status, value, reason in rows if status == ISSUED and reason is None}
     pending = {serial for serial, status, _, _ in rows if status == PENDING}
-    outcomes: list[Kept | None] = []
+    outcomes: list[Kept | KeyBlocked | None] = []
     new: list[tuple[bytes, int, bytes]] = []
     for each in signatures:
-        if each.serial in recorded:
+        if blocked and not blocked.isdisjoint(each.key_forms):
+            outcomes.append(KeyBlocked((each.serial,) if each.serial in pending else ()))
+            pending.discard(each.serial)
+        elif each.serial in recorded:
             outcomes.append(Kept(recorded[each.serial], is_first=False))
         elif each.serial in pending:
             recorded[each.serial] = each.value
@@ -202,14 +238,20 @@ def record_signatures(connection: sqlite3.Connection, signatures: Sequence[Signa
             outcomes.append(None)
     if new:
         execute_many(connection, _COMPLETE, new)
+    _close_off(connection, [serial for it in outcomes if isinstance(it, KeyBlocked) for serial in it.closed_off])
     return outcomes
 
 
-def record_intents(connection: sqlite3.Connection, intents: Sequence[Intent]) -> list[Outcome]:
+def record_intents(
+    connection: sqlite3.Connection, intents: Sequence[Intent], blocked: frozenset[bytes]
+) -> list[Outcome]:
     """Insert a row for each intent whose certificate is neither issued nor pending; return one outcome each, in order.
 
     Of the same requester and CSR, and under the same root, no two are ever pending: what is older than the replay
     window is closed off before another one is recorded.
+
+    Args:
+        blocked: the keys of these intents that are blocked.
     """
     if not intents:
         return []
@@ -223,6 +265,9 @@ def record_intents(connection: sqlite3.Connection, intents: Sequence[Intent]) ->
     new: list[tuple[object, ...]] = []
     tokens: list[tuple[bytes, bytes, bytes]] = []
     for intent, digest in zip(intents, digests, strict=True):
+        if blocked and not blocked.isdisjoint(intent.key_forms):
+            outcomes.append(KeyBlocked())
+            continue
         question = (digest, intent.root_generation)
         token = intent.idempotency_token
         known = by_token.get(token) if token else None
@@ -250,8 +295,7 @@ def record_intents(connection: sqlite3.Connection, intents: Sequence[Intent]) ->
             taken[token] = intent.csr_sha256
             tokens.append((token, intent.csr_sha256, serial))
     closed_off = [serial for each in outcomes if isinstance(each, Recorded) for serial in each.closed_off]
-    if closed_off:
-        execute(connection, f"{_CLOSE_OFF} {one_of(closed_off)}", closed_off)
+    _close_off(connection, closed_off)
     if new:
         execute_many(connection, _INSERT, new)
     if tokens:
@@ -259,12 +303,23 @@ def record_intents(connection: sqlite3.Connection, intents: Sequence[Intent]) ->
     return outcomes
 
 
+def _close_off(connection: sqlite3.Connection, serials: Sequence[bytes]) -> None:
+    if serials:
+        execute_change(connection, f"{_CLOSE_OFF} {one_of(serials)}", serials, len(serials))
+
+
 def _may_be_answered_again(row: IssuedRow | TokenRow, intent: Intent) -> bool:
-    return row.status == ISSUED and row.reason is None and row.root_generation == intent.root_generation
+    is_good = row.status == ISSUED and row.reason is None and row.root_generation == intent.root_generation
+    return is_good and not _has_ended(row, intent)
+
+
+def _has_ended(row: IssuedRow | TokenRow | _Waiting, intent: Intent) -> bool:
+    return row.not_after * 1000 < intent.recorded_ms
 
 
 def _resumable(waiting: Sequence[_Waiting], intent: Intent) -> _Waiting | None:
-    return next((each for each in waiting if each.recorded_ms > intent.recorded_ms - REPLAY_WINDOW_MS), None)
+    since_ms = intent.recorded_ms - REPLAY_WINDOW_MS
+    return next((each for each in waiting if each.recorded_ms > since_ms and not _has_ended(each, intent)), None)
 
 
 def _is_among(waiting: Sequence[_Waiting], serial: bytes | None) -> bool:

@@ -1,8 +1,9 @@
 """The ledger's file: its tables, their version, and how it is opened (SQLite through SQLAlchemy Core)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,10 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.ledger import schema_check
 from vmi_agent.ledger.turns import Turns
 
 FILE_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# What those before lack.
+FIRST_WITH_AUDIT, FIRST_WITH_BLOCK_LIST = 2, 3
 BUSY_TIMEOUT_S = 2.0
 
 metadata = MetaData()
@@ -87,6 +91,19 @@ idempotency = Table(
     Index("idempotency_by_serial", "serial"),
 )
 
+# The block list: one row for each reason why a key is never to be certified. `key_sha256` is over a
+# SubjectPublicKeyInfo in DER; `serial` names the certificate whose revocation or hold blocks the key, and is empty
+# where it was blocked by hand (`vmi_agent.ledger.blocked_keys`).
+blocked_key = Table(
+    "blocked_key",
+    metadata,
+    Column("key_sha256", LargeBinary, primary_key=True),
+    Column("serial", LargeBinary, primary_key=True),
+    Column("reason", String, nullable=False),
+    Column("blocked_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # The chain, and beside it where it ends, without which its last rows could be cut off unseen.
 audit = Table(
     "audit",
@@ -141,40 +158,97 @@ def _is_on_read_only_medium(path: Path) -> bool:
     return is_read_only and not path.with_name(path.name + "-wal").exists()
 
 
-def strangers_in(connection: Connection) -> list[str]:
-    """Return what does something by itself in the ledger's file and is not ours: the names of triggers and views."""
-    found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index')")
-    return [str(row.name) for row in found]
+def version_of(connection: Connection) -> int:
+    """Return the version of the ledger's schema; 0 for one that begins."""
+    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    return version
 
 
-def prepare(connection: Connection, *, alone: bool) -> bool:
-    """Make the tables where they are not there yet, and bring those of version 1 up to date.
+def fault_of_schema(connection: Connection) -> str | None:
+    """Return what stands in the ledger's schema and is not ours, or is missing there; None if nothing.
+
+    A constraint, trigger, view, generated column or index that somebody added can undo or ignore what an agent writes
+    without an error. So every table and index must be, word for word, one that some version of the agent made.
+    """
+    found = schema_check.objects_of(connection)
+    version = version_of(connection)
+    if version != SCHEMA_VERSION:
+        return schema_check.stranger(found, _schema_before(version))
+    return schema_check.fault(found, _known_schema())
+
+
+@cache
+def _known_schema() -> schema_check.Known:
+    return _schema_of(metadata.create_all)
+
+
+def _schema_before(version: int) -> schema_check.Known:
+    """Return what may stand in the schema of a ledger that is to be brought up to date."""
+    if version == 0:
+        return {}
+    earlier = _schema_of(schema_check.make_version_1)
+    return {name: objects | earlier.get(name, frozenset()) for name, objects in _known_schema().items()}
+
+
+def _schema_of(make: Callable[[Connection], None]) -> schema_check.Known:
+    engine = create_engine("sqlite://")
+    try:
+        with engine.begin() as connection:
+            make(connection)
+            return {name: frozenset({each}) for name, each in schema_check.objects_of(connection).items()}
+    finally:
+        engine.dispose()
+
+
+def prepare(connection: Connection, *, alone: bool) -> int:
+    """Make the tables of a ledger that begins, and bring one of an earlier version up to date.
 
     Args:
         alone: no other agent has the ledger open.
 
     Returns:
-        Whether the ledger was of version 1, which had no audit.
+        The version that the ledger had; 0 for one that begins. Version 1 had no audit, version 2 no block list.
 
     Raises:
-        LedgerUnavailable: the file is of another version, or is to be brought up to date and others use it.
+        LedgerUnavailable: the file is of another version, its schema is not as an agent makes it, or it is to be
+            brought up to date and others use it.
     """
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version not in (0, 1, SCHEMA_VERSION):
+    version = version_of(connection)
+    if version not in range(SCHEMA_VERSION + 1):
         raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
-    if strangers_in(connection):
-        raise LedgerUnavailable("it holds triggers or views, which no agent made. Restore it from a backup.")
-    if version == 1 and not alone:
+    if version == SCHEMA_VERSION:
+        _check_schema(connection)
+        return version
+    # A trigger that is there already would see, and could undo, what the update writes.
+    strange = schema_check.stranger(schema_check.objects_of(connection), _schema_before(version))
+    if strange is not None:
+        raise _not_ours(strange)
+    if version and not alone:
         raise LedgerUnavailable("it is of another version than this agent's. Stop the other agents first.")
     if version == 1:
-        for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
-            connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
-        for index in (*issuance.indexes, *idempotency.indexes):
-            index.create(connection, checkfirst=True)
+        _add_columns_of_version_2(connection)
     metadata.create_all(connection)
-    _PENDING_INDEX.create(connection, checkfirst=True)  # which came later than version 2
+    _PENDING_INDEX.create(connection, checkfirst=True)
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    return bool(version == 1)
+    _check_schema(connection)
+    return version
+
+
+def _add_columns_of_version_2(connection: Connection) -> None:
+    for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
+        connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
+    for index in (*issuance.indexes, *idempotency.indexes):
+        index.create(connection, checkfirst=True)
+
+
+def _check_schema(connection: Connection) -> None:
+    fault = fault_of_schema(connection)
+    if fault is not None:
+        raise _not_ours(fault)
+
+
+def _not_ours(fault: str) -> LedgerUnavailable:
+    return LedgerUnavailable(f"{fault}. Nothing was written. Restore the ledger from a backup.")
 
 
 @contextmanager
@@ -189,28 +263,35 @@ def reading(state_dir: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(state_dir: Path) -> Iterator[Connection]:
+def writing(state_dir: Path, *, least_version: int = FIRST_WITH_AUDIT) -> Iterator[Connection]:
     """Give one transaction, for a command that changes the ledger beside a running agent, or without one.
 
+    Args:
+        least_version: what the change needs; what an agent that starts is kept from must not need the newest.
+
     Raises:
-        LedgerUnavailable: there is no ledger, or it cannot be written; then nothing was.
+        LedgerUnavailable: there is no ledger, its schema is not as an agent makes it, or it cannot be written; then
+            nothing was.
     """
-    with _transaction(state_dir, for_writing=True) as connection:
+    with _transaction(state_dir, for_writing=True, least_version=least_version) as connection:
         yield connection
 
 
 @contextmanager
-def _transaction(state_dir: Path, *, for_writing: bool) -> Iterator[Connection]:
+def _transaction(state_dir: Path, *, for_writing: bool, least_version: int = FIRST_WITH_AUDIT) -> Iterator[Connection]:
     path = state_dir / FILE_NAME
     if not path.exists() or path.stat().st_size == 0:
         raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
     engine = open_ledger(path, for_writing=for_writing)
     try:
         with _turn(state_dir) if for_writing else nullcontext(), engine.begin() as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version != SCHEMA_VERSION:
+            version = version_of(connection)
+            if not least_version <= version <= SCHEMA_VERSION:
                 text = f"it has schema version {version}, not {SCHEMA_VERSION}; an agent of this version updates it"
                 raise LedgerUnavailable(f"ledger {path}: {text}")
+            fault = fault_of_schema(connection) if for_writing else None
+            if fault is not None:
+                raise LedgerUnavailable(f"ledger {path}: {_not_ours(fault)}")
             yield connection
     except (SQLAlchemyError, UnicodeDecodeError) as error:
         raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error

@@ -6,12 +6,13 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, select
 
+from runtime.hints import command
 from vmi_agent.ca.certificate import assemble
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import audit, closing_off
+from vmi_agent.ledger import audit, blocked_keys, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import facts_of
-from vmi_agent.ledger.ledger_schema import ABANDONED, ISSUED, issuance, prepare
+from vmi_agent.ledger.ledger_schema import ABANDONED, FIRST_WITH_BLOCK_LIST, ISSUED, issuance, prepare
 
 # How much later than this process looked at the clock those may have written who share the ledger.
 _MEANWHILE_MS = 10_000
@@ -27,16 +28,18 @@ def take_over(connection: Connection, now: datetime, *, alone: bool) -> int:
         LedgerUnavailable: it is of another version, or its audit was written later than now.
     """
     now_ms = int(now.timestamp() * 1000)
-    had_no_audit = prepare(connection, alone=alone)
+    version = prepare(connection, alone=alone)
     last_ms = audit.last_time_ms(connection)
     if now_ms + (0 if alone else _MEANWHILE_MS) < last_ms:
         was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
         raise LedgerUnavailable(
             f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
-            " clock; where it was the old time that was wrong: vmi-agent audit accept-clock"
+            f" clock; where it was the old time that was wrong: {command('vmi-agent', 'audit accept-clock')}"
         )
-    if had_no_audit:
+    if version == 1:
         audit.append(connection, list(_events_of_before(connection, now_ms)))
+    if 0 < version < FIRST_WITH_BLOCK_LIST:
+        blocked_keys.block_revoked(connection, now_ms, f"vmi-agent, from schema version {version}")
     return closing_off.close_off_all(connection, now_ms) if alone else 0
 
 

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import ISSUED, PENDING, idempotency, issuance, reading
+from vmi_agent.ledger.statements import check_changed
 from vmi_agent.status.revocation import Reason
 
 STATUSES = ("valid", "expired", "revoked", "on-hold")
@@ -121,8 +122,11 @@ def prune(connection: Connection, ended_before: datetime, now_ms: int) -> int:
     rows = connection.execute(ended).all()
     if rows:
         serials = [row.serial for row in rows]
-        connection.execute(delete(idempotency).where(idempotency.c.serial.in_(serials)))
-        connection.execute(delete(issuance).where(issuance.c.id.in_([row.id for row in rows])))
+        tokens = idempotency.c.serial.in_(serials)
+        token_count = connection.execute(select(func.count()).select_from(idempotency).where(tokens)).scalar_one()
+        check_changed(connection.execute(delete(idempotency).where(tokens)).rowcount, token_count)
+        done = connection.execute(delete(issuance).where(issuance.c.id.in_([row.id for row in rows])))
+        check_changed(done.rowcount, len(rows))
         audit.append(connection, [Event("pruned", now_ms, {"count": len(rows), "not_after_before": before_s})])
     return len(rows)
 

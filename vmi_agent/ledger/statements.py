@@ -11,6 +11,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from runtime.hints import command
+from vmi_agent.errors import LedgerUnavailable
+
 # In a transaction, whoever began it.
 AnyConnection = sqlite3.Connection | Connection
 
@@ -35,12 +38,49 @@ def execute(connection: AnyConnection, statement: str, parameters: Sequence[obje
         raise DBAPIError(None, None, error) from error
 
 
-def execute_many(connection: AnyConnection, statement: str, rows: Sequence[Sequence[object]]) -> None:
-    """Execute a statement once for each of these rows of parameters. Raises as `execute` does."""
+def execute_change(connection: AnyConnection, statement: str, parameters: Sequence[object], expected: int) -> None:
+    """Execute a statement that changes this many rows. Arguments as for `execute`.
+
+    Raises:
+        DBAPIError: as `execute` does.
+        LedgerUnavailable: it changed another number of rows.
+    """
     try:
-        _driver(connection).executemany(statement, rows)
+        changed = _driver(connection).execute(statement, parameters).rowcount
     except sqlite3.Error as error:
         raise DBAPIError(None, None, error) from error
+    check_changed(changed, expected)
+
+
+def execute_many(connection: AnyConnection, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    """Execute a statement, which changes one row, once for each of these rows of parameters.
+
+    Raises:
+        DBAPIError: as `execute` does.
+        LedgerUnavailable: it did not change one row each time.
+    """
+    try:
+        changed = _driver(connection).executemany(statement, rows).rowcount
+    except sqlite3.Error as error:
+        raise DBAPIError(None, None, error) from error
+    check_changed(changed, len(rows))
+
+
+def check_changed(changed: int, expected: int) -> None:
+    """Refuse an effect that is not the promised one.
+
+    Args:
+        changed: how many rows a statement changed.
+        expected: how many it was to change.
+
+    Raises:
+        LedgerUnavailable: the two differ. The transaction must be undone.
+    """
+    if changed != expected:
+        raise LedgerUnavailable(
+            f"the ledger ignored what was written to it: {changed} rows were changed instead of {expected}. Nothing was"
+            f" done. Find out who changed its schema or its rows: {command('vmi-agent', 'audit verify')}"
+        )
 
 
 def one_of(values: Sequence[object]) -> str:

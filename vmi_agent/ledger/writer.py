@@ -22,15 +22,29 @@ from runtime.files import sync_directory
 from vmi_agent.errors import CheckpointFailed, ClosedOff, LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.blocked_keys import blocked_among
 from vmi_agent.ledger.checkpoints import Checkpoints, TrustLost, settle
+from vmi_agent.ledger.closing_off import events_of as closing_events
 from vmi_agent.ledger.ledger_events import events_of, signed
-from vmi_agent.ledger.ledger_rows import Intent, Kept, Outcome, Signature, record_intents, record_signatures
+from vmi_agent.ledger.ledger_rows import (
+    Intent,
+    Kept,
+    KeyBlocked,
+    KeyQuestion,
+    Outcome,
+    Signature,
+    record_intents,
+    record_signatures,
+)
 from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reason
 from vmi_agent.ledger.ledger_takeover import take_over
 from vmi_agent.ledger.statements import driver_of
 from vmi_agent.ledger.turns import Turns
 
-Work = Intent | Signature | Event
+Work = Intent | Signature | Event | KeyQuestion
+
+# What a signature led to; None where its intent was closed off.
+_Kept = Kept | KeyBlocked | None
 
 _Result = TypeVar("_Result")
 _Transaction = TypeVar("_Transaction")
@@ -101,17 +115,18 @@ class Ledger:
         outcome: Outcome = self.record(intent)
         return outcome
 
-    def record_signature(self, signature: Signature) -> Kept:
+    def record_signature(self, signature: Signature) -> Kept | KeyBlocked:
         """Record, before the answer, the signature over a recorded intent; wait until it is on disk.
 
         Returns:
-            The one that the certificate has, which is another one where somebody else had signed the same before.
+            The one that the certificate has, which is another one where somebody else had signed the same before; or
+            that its key was blocked meanwhile, and the signature is worth nothing.
 
         Raises:
             ClosedOff: the intent was closed off meanwhile; the signature is worth nothing.
             LedgerUnavailable: it may not be answered.
         """
-        kept: Kept = self.record(signature)
+        kept: Kept | KeyBlocked = self.record(signature)
         return kept
 
     def note(self, event: Event) -> None:
@@ -123,7 +138,10 @@ class Ledger:
         self.record(event)
 
     def record(self, work: Work) -> Any:
-        """Do what `record_intent`, `record_signature` or `note` does, whichever is for this kind of work."""
+        """Do what `record_intent`, `record_signature` or `note` does, whichever is for this kind of work.
+
+        A `KeyQuestion` leads to whether the key is blocked.
+        """
         (outcome,) = self.record_all([work])
         if isinstance(outcome, BaseException):
             raise outcome
@@ -141,22 +159,25 @@ class Ledger:
         signatures = [work for work in works if isinstance(work, Signature)]
         intents = [work for work in works if isinstance(work, Intent)]
         events = [work for work in works if isinstance(work, Event)]
+        keys = [key for work in works if not isinstance(work, Event) for key in work.key_forms]
 
-        def change(connection: sqlite3.Connection) -> tuple[list[Kept | None], list[Outcome]]:
-            kept = record_signatures(connection, signatures)
-            first = [each for each, it in zip(signatures, kept, strict=True) if it is not None and it.is_first]
-            outcomes = record_intents(connection, intents)
-            told = (event for pair in zip(intents, outcomes, strict=True) for event in events_of(*pair))
-            audit.append(connection, [*map(signed, first), *told, *events])
-            return kept, outcomes
+        def change(connection: sqlite3.Connection) -> tuple[list[_Kept], list[Outcome], frozenset[bytes]]:
+            # In the transaction that records, so that a block that was committed first always counts.
+            blocked = blocked_among(connection, keys)
+            kept = record_signatures(connection, signatures, blocked)
+            outcomes = record_intents(connection, intents, blocked)
+            told = (event for pair in zip(signatures, kept, strict=True) for event in _events_of_signature(*pair))
+            signing = (event for pair in zip(intents, outcomes, strict=True) for event in events_of(*pair))
+            audit.append(connection, [*told, *signing, *events])
+            return kept, outcomes, blocked
 
         try:
-            all_kept, all_outcomes = self._transact(lambda: _transaction(self._connection), change)
+            all_kept, all_outcomes, blocked = self._transact(lambda: _transaction(self._connection), change)
         except LedgerUnavailable as error:
             # One each: an exception that is raised in several places collects all their tracebacks.
             return [LedgerUnavailable(str(error)) for _ in works]
         kept, outcomes = iter(all_kept), iter(all_outcomes)
-        return [_outcome(work, kept, outcomes) for work in works]
+        return [_outcome(work, kept, outcomes, blocked) for work in works]
 
     def change(self, change: Callable[[Connection], _Result]) -> _Result:
         """Run something in a transaction of its own; wait until what it wrote is on disk.
@@ -257,8 +278,18 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         raise
 
 
-def _outcome(work: Work, kept: Iterator[Kept | None], outcomes: Iterator[Outcome]) -> Outcome | Kept | ClosedOff | None:
+def _events_of_signature(signature: Signature, kept: _Kept) -> list[Event]:
+    if isinstance(kept, KeyBlocked):
+        return closing_events(kept.closed_off, signature.issued_ms)
+    return [signed(signature)] if kept is not None and kept.is_first else []
+
+
+def _outcome(
+    work: Work, kept: Iterator[_Kept], outcomes: Iterator[Outcome], blocked: frozenset[bytes]
+) -> Outcome | Kept | ClosedOff | bool | None:
     """Return what a work led to, taken from those of its kind."""
+    if isinstance(work, KeyQuestion):
+        return not blocked.isdisjoint(work.key_forms)
     if isinstance(work, Intent):
         return next(outcomes)
     if isinstance(work, Event):

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from vmi_agent.ledger import audit
+from vmi_agent.ledger import audit, blocked_keys
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
+from vmi_agent.ledger.statements import check_changed
 
 
 class Reason(IntEnum):
@@ -49,6 +50,8 @@ class Revocation:
 def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str) -> None:
     """Revoke a certificate, or put it on hold, in the transaction of the connection.
 
+    keyCompromise blocks its key for good, a hold until it is over (`vmi_agent.ledger.blocked_keys`).
+
     Args:
         serial: 17 octets.
         now_ms: in milliseconds since 1970-01-01 UTC.
@@ -64,10 +67,16 @@ def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, b
     revoked_ms = now_ms if row.revoked_ms is None else row.revoked_ms
     fields = {"serial": serial.hex(), "reason": int(reason), "reason_name": reason.name, "by": by}
     _mark(connection, serial, reason, revoked_ms, Event("revoked", now_ms, fields))
+    if reason in (Reason.keyCompromise, Reason.certificateHold):
+        blocked_keys.block(connection, row.key_sha256, serial, reason.name, now_ms, by)
+    else:  # what ends a hold ends its block
+        blocked_keys.lift_hold(connection, row.key_sha256, serial, now_ms, by)
 
 
 def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None:
-    """Take a certificate off hold. Arguments as for `revoke`.
+    """Take a certificate off hold, and its key off the block list unless something else blocks it.
+
+    Arguments as for `revoke`.
 
     Raises:
         RevocationRefused: there is no such certificate, or it is not on hold.
@@ -77,6 +86,7 @@ def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None
         state = "not revoked" if row.reason is None else f"revoked for good ({Reason(row.reason).name})"
         raise RevocationRefused(f"certificate {serial.hex()} is {state}; only one on hold can be released")
     _mark(connection, serial, None, None, Event("released", now_ms, {"serial": serial.hex(), "by": by}))
+    blocked_keys.lift_hold(connection, row.key_sha256, serial, now_ms, by)
 
 
 def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
@@ -113,4 +123,5 @@ def _find(connection: Connection, serial: bytes) -> Any:
 def _mark(connection: Connection, serial: bytes, reason: Reason | None, revoked_ms: int | None, event: Event) -> None:
     audit.append(connection, [event])
     values = {"reason": reason, "revoked_ms": revoked_ms, "revocation": audit.read_head(connection).last_id}
-    connection.execute(update(issuance).where(issuance.c.serial == serial).values(values))
+    done = connection.execute(update(issuance).where(issuance.c.serial == serial).values(values))
+    check_changed(done.rowcount, 1)
