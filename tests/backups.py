@@ -10,9 +10,11 @@ from ca_life_parts import issue, now, rotate
 
 from vmi_agent import restore as restoring
 from vmi_agent.ca.backup import back_up
+from vmi_agent.later_revocations import Later
 from vmi_agent.restore import Check, Restored
 
 UNVERIFIED = Check()
+FORGETTING = Later(forget=True)
 
 
 def make_backup(directory: Path) -> Path:
@@ -27,8 +29,8 @@ def make_backup(directory: Path) -> Path:
 
 
 def restore(source: Path, state_dir: Path, at: datetime) -> Restored:
-    """Restore a backup as it is, without anything that shows whose it is."""
-    return restoring.restore(source, state_dir, at, UNVERIFIED)
+    """Restore a backup as it is, without anything that shows whose it is, or what was revoked since."""
+    return restoring.restore(source, state_dir, at, UNVERIFIED, FORGETTING)
 
 
 def members(archive: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from agents import create_ca
-from backups import make_backup, members, names, write_tar
+from backups import FORGETTING, make_backup, members, names, write_tar
 from ca_life_parts import issue, now, rotate, stored
 from ca_life_parts import pem as pem_of
 from cryptography import x509
@@ -39,7 +39,7 @@ def backup(tmp_path: Path) -> Path:
 
 def restore(source: Path, target: Path, *trusted: x509.Certificate, digest: str | None = None) -> restoring.Restored:
     """Restore a backup where it is signed under one of these certificates."""
-    return restoring.restore(source, target, now(), Check(digest, trusted))
+    return restoring.restore(source, target, now(), Check(digest, trusted), FORGETTING)
 
 
 def root_of(directory: Path, generation: int) -> x509.Certificate:
@@ -268,7 +268,7 @@ def test_restore_command_needs_to_know_whose_backup_it_is(tmp_path: Path, backup
     assert digest in other.stderr
     assert not (tmp_path / "restored").exists()
 
-    done = run(*command, "--sha256", digest.upper(), "--trust-root", str(tmp_path / "root.pem"))
+    done = run(*command, "--forget-revocations", "--sha256", digest.upper(), "--trust-root", str(tmp_path / "root.pem"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "signed by CN=VMI Root CA 2" in done.stdout
 
@@ -281,7 +281,15 @@ def test_backup_of_an_older_version(tmp_path: Path, backup: Path) -> None:
     (tmp_path / "root.pem").write_text(pem_of(root_of(tmp_path, 2)))
 
     def command(number: int, *options: str) -> subprocess.CompletedProcess[str]:
-        return run("vmi-agent", "restore", "--state-dir", str(tmp_path / f"restored{number}"), *options, str(older))
+        return run(
+            "vmi-agent",
+            "restore",
+            "--state-dir",
+            str(tmp_path / f"restored{number}"),
+            "--forget-revocations",
+            *options,
+            str(older),
+        )
 
     by_root = command(1, "--trust-root", str(tmp_path / "root.pem"))
     by_digest = command(2, "--sha256", sha256(older.read_bytes()).hexdigest())

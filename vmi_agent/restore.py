@@ -10,7 +10,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlalchemy import Connection, select
 from runtime.errors import StartError
 from runtime.files import sync_directory
 from runtime.state_dir import make as make_state_dir
+from vmi_agent import later_revocations
 from vmi_agent.ca import backup_manifest
 from vmi_agent.ca.backup import MADE, digest_of
 from vmi_agent.ca.backup_archive import MANIFEST, ArchiveReader, ArchiveRefused, Member
@@ -29,11 +30,11 @@ from vmi_agent.ca.backup_manifest import Manifest
 from vmi_agent.ca.signed_statement import StatementRefused
 from vmi_agent.ca.staging import staging_directory
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import audit
+from vmi_agent.later_revocations import Later, Outcome
+from vmi_agent.ledger import audit, audit_check, blocked_keys, closing_off
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
+from vmi_agent.ledger.ledger_schema import FILE_NAME, FIRST_WITH_BLOCK_LIST, prepare, reading, writing
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
 
 _SQLITE = b"SQLite format 3\0"
@@ -46,10 +47,13 @@ class Check:
     Attributes:
         sha256: over the archive, in hexadecimal.
         trusted: certificates of CAs of which one must lead to the signer of the manifest; empty where none are given.
+        anchors: hashes of audit rows as they were written down elsewhere, by the row's number. The audit must hold
+            those that are not newer than it.
     """
 
     sha256: str | None = None
     trusted: Sequence[x509.Certificate] = ()
+    anchors: Mapping[int, bytes] = audit_check.NO_ANCHORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,14 @@ class Restored:
     Attributes:
         made_at: when the backup was made, as its audit records it.
         manifest: None where an older version made the backup.
+        later: what was done about revocations since then.
+        rows_lost: how many audit rows anchors show that were written after the backup.
     """
 
     made_at: datetime
     manifest: Manifest | None
+    later: Outcome
+    rows_lost: int
 
 
 @dataclass(slots=True)
@@ -74,14 +82,16 @@ class _Contents:
     archive_sha256: str = ""
 
 
-def restore(source: Path, state_dir: Path, now: datetime, check: Check) -> Restored:
+def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: Later) -> Restored:
     """Make a state directory from a backup. Its audit is verified first, and records the restoring.
 
     Args:
         source: a regular file.
+        later: what tells of revocations since the backup was made.
 
     Raises:
-        StartError: the state directory is not empty, or the backup is not whole, sound and the CA's own.
+        StartError: the state directory is not empty, or the backup is not whole, sound and the CA's own, or
+            nothing tells of revocations since it was made.
         LedgerUnavailable: the ledger in it cannot be read.
         OSError: something cannot be read or written.
     """
@@ -92,21 +102,44 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check) -> Resto
         try:
             contents = _extract(source, staging, check)
             with reading(staging) as connection:
-                verify(connection)
+                rows_lost = _verify_audit(connection, check.anchors)
                 made_at_ms = _check_files(connection, contents)
         except (ArchiveRefused, StatementRefused, AuditBroken) as error:
             raise StartError(f"{source} is not a sound backup: {error}") from error
         except LedgerUnavailable as error:
             raise StartError(f"{source} is not a sound backup: its ledger cannot be read") from error
         made_at = datetime.fromtimestamp(made_at_ms / 1000, UTC)
+        now_ms = int(now.timestamp() * 1000)
+        sources = later_revocations.gather(later, staging, made_at, check.trusted, now)
         with writing(staging) as connection:
-            fields = {"backup_sha256": contents.archive_sha256}
-            audit.append(connection, [Event("restored", int(now.timestamp() * 1000), fields)])
+            _bring_up_to_date(connection, now_ms)
+            outcome = later_revocations.apply(connection, sources, staging, made_at, now)
+            fields = {"backup_sha256": contents.archive_sha256, **outcome.told}
+            audit.append(connection, [Event("restored", now_ms, fields)])
         for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
             sync_directory(directory)
         os.rename(staging, state_dir)
     sync_directory(state_dir.parent)
-    return Restored(made_at, contents.manifest)
+    return Restored(made_at, contents.manifest, outcome, rows_lost)
+
+
+def _verify_audit(connection: Connection, anchors: Mapping[int, bytes]) -> int:
+    """Verify the audit, with the anchors that are not newer; return how many rows behind its end the others show."""
+    last_id = audit.read_head(connection).last_id
+    audit_check.verify(connection, {number: digest for number, digest in anchors.items() if number <= last_id})
+    return max(0, max(anchors, default=0) - last_id)
+
+
+def _bring_up_to_date(connection: Connection, now_ms: int) -> None:
+    """Give a ledger of an earlier version what it lacks, and close off what was pending when the backup was made.
+
+    Whether a pending certificate was signed after that is not known; it is not to be signed again, for it may be
+    revoked.
+    """
+    version = prepare(connection, alone=True)
+    if version < FIRST_WITH_BLOCK_LIST:
+        blocked_keys.block_revoked(connection, now_ms, f"vmi-agent restore, from schema version {version}")
+    closing_off.close_off_all(connection, now_ms)
 
 
 def _extract(source: Path, target: Path, check: Check) -> _Contents:

@@ -1,13 +1,15 @@
 """Revoking and releasing certificates in the ledger (RFC 5280, 5.3.1)."""
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from vmi_agent.ledger import audit, blocked_keys
+from vmi_agent.ledger import audit, blocked_keys, carried_revocations
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.statements import check_changed
@@ -47,7 +49,9 @@ class Revocation:
     not_after: int
 
 
-def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str) -> None:
+def revoke(
+    connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str, *, since_ms: int | None = None
+) -> None:
     """Revoke a certificate, or put it on hold, in the transaction of the connection.
 
     keyCompromise blocks its key for good, a hold until it is over (`vmi_agent.ledger.blocked_keys`).
@@ -56,6 +60,7 @@ def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, b
         serial: 17 octets.
         now_ms: in milliseconds since 1970-01-01 UTC.
         by: who does it, for the audit.
+        since_ms: since when it counts as revoked, where that was before now.
 
     Raises:
         RevocationRefused: there is no such certificate, or it is revoked already.
@@ -64,8 +69,10 @@ def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, b
     if row.reason is not None and not (row.reason == Reason.certificateHold != reason):
         raise RevocationRefused(f"certificate {serial.hex()} is revoked already ({Reason(row.reason).name})")
     # From hold to revoked for good: it counts as revoked from the beginning of the hold.
-    revoked_ms = now_ms if row.revoked_ms is None else row.revoked_ms
+    revoked_ms = (since_ms or now_ms) if row.revoked_ms is None else row.revoked_ms
     fields = {"serial": serial.hex(), "reason": int(reason), "reason_name": reason.name, "by": by}
+    if since_ms is not None:
+        fields["revoked_ms"] = revoked_ms
     _mark(connection, serial, reason, revoked_ms, Event("revoked", now_ms, fields))
     if reason in (Reason.keyCompromise, Reason.certificateHold):
         blocked_keys.block(connection, row.key_sha256, serial, reason.name, now_ms, by)
@@ -91,6 +98,10 @@ def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None
 
 def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
     """Yield what was revoked or released since the change of this number, each certificate as it stands now."""
+    yield from heapq.merge(_changed_here(connection, number), _carried(connection, number), key=attrgetter("number"))
+
+
+def _changed_here(connection: Connection, number: int) -> Iterator[Revocation]:
     rows = connection.execute(
         select(
             issuance.c.revocation,
@@ -105,6 +116,11 @@ def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
     )
     for row in rows:
         yield Revocation(*row)
+
+
+def _carried(connection: Connection, number: int) -> Iterator[Revocation]:
+    for row in carried_revocations.rows_since(connection, number):
+        yield Revocation(row.revocation, row.serial, row.root_generation, row.reason, row.revoked_ms, row.not_after)
 
 
 def is_revoked(connection: Connection, serial: bytes) -> bool:
