@@ -28,9 +28,9 @@ def make_backup(directory: Path) -> Path:
     return target
 
 
-def restore(source: Path, state_dir: Path, at: datetime) -> Restored:
-    """Restore a backup as it is, without anything that shows whose it is, or what was revoked since."""
-    return restoring.restore(source, state_dir, at, UNVERIFIED, FORGETTING)
+def restore(source: Path, state_dir: Path, at: datetime, later: Later = FORGETTING) -> Restored:
+    """Restore a backup as it is, without anything that shows whose it is."""
+    return restoring.restore(source, state_dir, at, UNVERIFIED, later)
 
 
 def members(archive: Path) -> dict[str, bytes]:

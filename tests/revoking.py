@@ -72,9 +72,9 @@ def time_of_day() -> Time:
 
 
 def issue(agent: Agent, name: str = "hmc1") -> x509.Certificate:
-    """Have a leaf issued; another name is another certificate."""
+    """Have a leaf issued; another name is another certificate, on another key."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    issued = agent.issuing.issue(request(make_csr(subject=subject)), always)
+    issued = agent.issuing.issue(request(make_csr(key=f"p256/{name}", subject=subject)), always)
     return x509.load_der_x509_certificate(issued.chain[0])
 
 
@@ -84,7 +84,7 @@ def serial_of(certificate: x509.Certificate) -> bytes:
 
 
 def revocation_of(
-    certificate: x509.Certificate, time: Time, reason: Reason = Reason.keyCompromise
+    certificate: x509.Certificate, time: Time, reason: Reason = Reason.superseded
 ) -> Callable[[Connection], None]:
     """Return the change that revokes a certificate at the clock's time."""
     octets, now_ms = serial_of(certificate), milliseconds(time())
@@ -96,7 +96,7 @@ def release_of(certificate: x509.Certificate, time: Time) -> Callable[[Connectio
     return partial(revocation.release, serial=serial_of(certificate), now_ms=milliseconds(time()), by=OFFICER)
 
 
-def revoke(agent: Agent, certificate: x509.Certificate, time: Time, reason: Reason = Reason.keyCompromise) -> None:
+def revoke(agent: Agent, certificate: x509.Certificate, time: Time, reason: Reason = Reason.superseded) -> None:
     """Revoke a certificate in an agent's ledger."""
     agent.ledger.change(revocation_of(certificate, time, reason))
 

@@ -233,6 +233,8 @@ def test_ledger_of_an_agent_from_before_the_index(tmp_path: Path) -> None:
         sign(agent, make_csr())
     with closing(sqlite3.connect(ledger_of(tmp_path))) as connection:
         connection.execute("DROP INDEX issuance_pending")
+        connection.execute("DROP TABLE blocked_key")
+        connection.execute("PRAGMA user_version = 2")
     with open_agent(tmp_path, Time()) as agent:
         sign(agent, make_csr(key="p384"))
     assert statuses(tmp_path) == ["issued", "issued"]

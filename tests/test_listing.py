@@ -153,7 +153,7 @@ def test_list_by_status(tmp_path: Path, time: Time, agent: Agent, issued: dict[s
         revocation.revoke(connection, issued["hmc-a"], Reason.keyCompromise, milliseconds(time()), "test")
         revocation.revoke(connection, issued["hmc-b"], Reason.certificateHold, milliseconds(time()), "test")
     time.advance(days=360)
-    young = issue(agent, "young")
+    young = issue(agent, "young", key="p256/young")
     time.advance(days=6)
 
     by_status = {status: found(tmp_path, time, Filter(status=status)) for status in STATUSES}
@@ -207,7 +207,7 @@ def test_prune_forgets_what_ended_before(tmp_path: Path, time: Time, agent: Agen
     """Only what ended before the given time goes; the rest stays, and so does the audit's word of what is gone."""
     issue(agent, "old")
     time.advance(days=300)
-    issue(agent, "young")
+    issue(agent, "young", key="p256/young")
     time.advance(days=100)
 
     with writing(tmp_path) as connection:

@@ -41,7 +41,7 @@ from vmi_agent.ledger.carried_revocations import CarriedRevocation
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
 from vmi_agent.revocation_list import RevocationList
-from vmi_agent.status.revocation import Reason, revoke
+from vmi_agent.status.revocation import Reason, RevocationRefused, revoke
 
 MAX_CRL_OCTETS = 256 << 20
 CRL_ISSUED = "crl issued"
@@ -219,14 +219,17 @@ def _apply_one(
 ) -> None:
     serial, reason = revocation.serial, Reason(revocation.reason)
     wanted = issuance.c.serial == serial, issuance.c.status == ISSUED
-    row = connection.execute(select(issuance.c.reason).where(*wanted)).first()
-    if row is None and revocation.root_generation not in generations:
+    is_here = connection.execute(select(issuance.c.id).where(*wanted)).first() is not None
+    if not is_here and revocation.root_generation not in generations:
         outcome.lost.append(revocation)
-    elif row is None:
+    elif not is_here:
         if carried_revocations.carry(connection, revocation, source, now_ms):
             outcome.carried.append(revocation)
-    elif row.reason is None or row.reason == Reason.certificateHold != reason:
-        revoke(connection, serial, reason, now_ms, f"{_BY}, from {source}", since_ms=revocation.revoked_ms)
+    else:
+        try:
+            revoke(connection, serial, reason, now_ms, f"{_BY}, from {source}", since_ms=revocation.revoked_ms)
+        except RevocationRefused:
+            return  # it is revoked here already, in this way or a stricter one
         outcome.again.append(revocation)
 
 

@@ -53,7 +53,7 @@ class Check:
 
     sha256: str | None = None
     trusted: Sequence[x509.Certificate] = ()
-    anchors: Mapping[int, bytes] = audit_check.NO_ANCHORS
+    anchors: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,6 @@
 """`vmi-agent certs`: what was issued, and taking it back."""
 
-import getpass
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -14,36 +11,17 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from runtime.hints import command
 from vmi_agent.ca import ca_store
-from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble
-from vmi_agent.cli.groups import as_json, iso, main, print_json_array, print_record, settings, tell
+from vmi_agent.ca.certificate import assemble
+from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, print_record, settings, tell
+from vmi_agent.cli.hexadecimal import KEY_SHA256, SERIAL, SERIAL_PREFIX
 from vmi_agent.issuing import milliseconds, utc_now
-from vmi_agent.ledger import listing
-from vmi_agent.ledger.ledger_schema import writing
+from vmi_agent.ledger import blocked_keys, listing
+from vmi_agent.ledger.ledger_schema import FIRST_WITH_BLOCK_LIST, writing
 from vmi_agent.ledger.listing import STATUSES, Filter
 from vmi_agent.status import revocation
 from vmi_agent.status.revocation import Reason
-
-
-class _Hexadecimal(click.ParamType[str]):
-    """Digits, with or without colons; kept as lower-case digits."""
-
-    name = "hexadecimal"
-
-    def __init__(self, most_octets: int, *, exactly: bool = False) -> None:
-        self._digits = 2 * most_octets
-        self._exactly = exactly
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        digits = str(value).replace(":", "").lower()
-        fits = len(digits) == self._digits if self._exactly else 1 <= len(digits) <= self._digits
-        if not fits or not re.fullmatch(r"[0-9a-f]*", digits):
-            size = str(self._digits) if self._exactly else f"1 to {self._digits}"
-            self.fail(f"{value!r} is not {size} hexadecimal digits", param, ctx)
-        return digits
-
-
-_SERIAL = _Hexadecimal(SERIAL_OCTETS)
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,11 +43,11 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.option("--subject", metavar="TEXT", help="Whose subject holds this, in any case."),
             click.option("--requester", metavar="USER", help="That this user asked for."),
-            click.option("--serial-prefix", type=_SERIAL, help="Whose serial number begins so."),
-            click.option("--key-sha256", type=_Hexadecimal(32, exactly=True), help="Of this SubjectPublicKeyInfo."),
+            click.option("--serial-prefix", type=SERIAL_PREFIX, help="Whose serial number begins so."),
+            click.option("--key-sha256", type=KEY_SHA256, help="Of this SubjectPublicKeyInfo."),
             click.option("--status", type=click.Choice(STATUSES), help="That are so now."),
             click.option("--expiring-within-days", type=click.IntRange(0, 36500), help="Valid now, and no more then."),
-            click.option("--after", type=_SERIAL, metavar="SERIAL", help="The last one of the page before."),
+            click.option("--after", type=SERIAL, metavar="SERIAL", help="The last one of the page before."),
             click.option("--limit", type=click.IntRange(1), help="How many at most. Without it, all."),
         )
     ):
@@ -104,11 +82,11 @@ def certs_list(state_dir: Path, wanted: Filter, as_json: bool) -> None:
 
 @certs.command("show")
 @settings.common
-@click.argument("serial", type=_SERIAL)
+@click.argument("serial", type=SERIAL)
 @as_json
 @tell
 def certs_show(state_dir: Path, serial: str, as_json: bool) -> None:
-    """Print one issued certificate. SERIAL is hexadecimal; colons are allowed.
+    """Print one issued certificate. SERIAL is hexadecimal, as openssl prints it: 0x and colons are allowed.
 
     Example: vmi-agent certs show --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
@@ -133,7 +111,7 @@ def certs_export(state_dir: Path, wanted: Filter, form: str) -> None:
 
 @certs.command("revoke")
 @settings.common
-@click.argument("serial", type=_SERIAL)
+@click.argument("serial", type=SERIAL)
 @click.option(
     "--reason",
     type=click.Choice([reason.name for reason in Reason]),
@@ -141,34 +119,56 @@ def certs_export(state_dir: Path, wanted: Filter, form: str) -> None:
     show_default=True,
     help="As RFC 5280, 5.3.1 names it; certificateHold can be taken back.",
 )
+@click.option("--all-of-key", is_flag=True, help="Revoke every other certificate of the same key as well.")
 @tell
-def certs_revoke(state_dir: Path, serial: str, reason: str) -> None:
+def certs_revoke(state_dir: Path, serial: str, reason: str, all_of_key: bool) -> None:
     """Revoke a certificate. A running agent makes a new CRL within a second.
+
+    keyCompromise blocks the certificate's key for good, certificateHold until the hold is over: no CSR with a blocked
+    key is signed. Other certificates of the key are named.
 
     Example: vmi-agent certs revoke --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
-    with writing(state_dir) as connection:
-        octets = listing.find(connection, serial).serial
-        generation = listing.find(connection, serial).root_generation
-        revocation.revoke(connection, octets, Reason[reason], milliseconds(utc_now()), _operator())
-    click.echo(f"revoked: {octets.hex()} ({reason})")
-    if ca_store.is_ephemeral(ca_store.directory_of(state_dir, generation)) and generation != ca_store.newest(state_dir):
-        click.echo("Its CA was ephemeral and is gone: no CRL and no OCSP answer can tell of this.", err=True)
+    now = utc_now()
+    with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
+        found = listing.find(connection, serial)
+        others = revocation.others_of_key(connection, found, now)
+        do = revocation.revoke_all if all_of_key else revocation.revoke_one
+        revoked = do(connection, found, others, Reason[reason], milliseconds(now), operator())
+        blocks = blocked_keys.blocks_of(connection, found.key_sha256)
+    for row in revoked:
+        click.echo(f"revoked: {row.serial.hex()} ({reason})")
+    if blocks:
+        click.echo(f"key blocked: {found.key_sha256.hex()}")
+    left = [row for row in others if row not in revoked and row.reason is None]
+    for row in left:
+        click.echo(f"valid, of the same key: {row.serial.hex()}  requester {json.dumps(row.user)}")
+    if left:
+        again = command("vmi-agent", f"certs revoke {found.serial.hex()} --reason {reason} --all-of-key")
+        click.echo(f"To revoke them as well: {again}", err=True)
+    for generation in sorted({row.root_generation for row in revoked}):
+        directory = ca_store.directory_of(state_dir, generation)
+        if ca_store.is_ephemeral(directory) and generation != ca_store.newest(state_dir):
+            click.echo("Its CA was ephemeral and is gone: no CRL and no OCSP answer can tell of this.", err=True)
 
 
 @certs.command("release")
 @settings.common
-@click.argument("serial", type=_SERIAL)
+@click.argument("serial", type=SERIAL)
 @tell
 def certs_release(state_dir: Path, serial: str) -> None:
-    """Take a certificate off hold: it counts as valid again.
+    """Take a certificate off hold: it counts as valid again, and its key is free unless something else blocks it.
 
     Example: vmi-agent certs release --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
-    with writing(state_dir) as connection:
-        octets = listing.find(connection, serial).serial
-        revocation.release(connection, octets, milliseconds(utc_now()), _operator())
-    click.echo(f"released: {octets.hex()}")
+    with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
+        found = listing.find(connection, serial)
+        revocation.release(connection, found.serial, milliseconds(utc_now()), operator())
+        blocks = blocked_keys.blocks_of(connection, found.key_sha256)
+    click.echo(f"released: {found.serial.hex()}")
+    for each in blocks:
+        whose = "by hand" if each.serial == blocked_keys.BY_HAND else f"by certificate {each.serial.hex()}"
+        click.echo(f"key still blocked: {each.key_sha256.hex()} {whose} ({each.reason})")
 
 
 @certs.command("prune")
@@ -188,15 +188,6 @@ def certs_prune(state_dir: Path, ended_days: int) -> None:
         if count < listing.PRUNE_BATCH:
             break
     click.echo(f"pruned: {pruned}")
-
-
-def _operator() -> str:
-    """Return who runs the command, as the audit tells it."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        name = "-"
-    return f"{name} (uid {os.getuid()})"
 
 
 def _records(state_dir: Path, wanted: Filter) -> Iterator[tuple[Any, dict[str, object]]]:

@@ -1,6 +1,8 @@
 """What all commands share: the groups they hang in, the settings they read, and how they tell what went wrong."""
 
+import getpass
 import json
+import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -17,13 +19,16 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import audit as audit_rows
 from vmi_agent.ledger.anchor import AnchorRefused
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.blocked_keys import BlockListRefused
 from vmi_agent.ledger.ledger_schema import writing
 from vmi_agent.ledger.listing import NoSuchCertificate
 from vmi_agent.status.revocation import RevocationRefused
 
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-tell = telling(CustodyError, FileRefused, LedgerUnavailable, NoSuchCertificate, RevocationRefused, AnchorRefused)
+tell = telling(
+    CustodyError, FileRefused, LedgerUnavailable, NoSuchCertificate, RevocationRefused, AnchorRefused, BlockListRefused
+)
 
 
 @click.group()
@@ -44,6 +49,15 @@ def noting(state_dir: Path) -> Callable[[Event], None]:
 def _note(state_dir: Path, event: Event) -> None:
     with writing(state_dir) as connection:
         audit_rows.append(connection, [event])
+
+
+def operator() -> str:
+    """Return who runs the command, as the audit tells it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        name = "-"
+    return f"{name} (uid {os.getuid()})"
 
 
 def iso(moment: datetime) -> str:

@@ -26,7 +26,7 @@ KEY_OCTETS = 32
 # Of a block by hand, which belongs to no certificate.
 BY_HAND = b""
 # The reasons of those that belong to one (RFC 5280, 5.3.1).
-COMPROMISED, ON_HOLD = "keyCompromise", "certificateHold"
+COMPROMISED, ON_HOLD = BLOCKING = ("keyCompromise", "certificateHold")
 MAX_REASON_CHARACTERS = 200
 
 # The keys of one audit row, which stays below 3 KiB.

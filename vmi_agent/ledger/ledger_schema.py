@@ -268,13 +268,16 @@ def _not_ours(fault: str) -> LedgerUnavailable:
 
 
 @contextmanager
-def reading(state_dir: Path) -> Iterator[Connection]:
+def reading(state_dir: Path, *, least_version: int = FIRST_WITH_AUDIT) -> Iterator[Connection]:
     """Give one consistent look at the ledger, from any process.
+
+    Args:
+        least_version: of the schema, which the look needs.
 
     Raises:
         LedgerUnavailable: there is no ledger, or it cannot be read.
     """
-    with _transaction(state_dir, for_writing=False) as connection:
+    with _transaction(state_dir, for_writing=False, least_version=least_version) as connection:
         yield connection
 
 
@@ -294,7 +297,7 @@ def writing(state_dir: Path, *, least_version: int = FIRST_WITH_AUDIT) -> Iterat
 
 
 @contextmanager
-def _transaction(state_dir: Path, *, for_writing: bool, least_version: int = FIRST_WITH_AUDIT) -> Iterator[Connection]:
+def _transaction(state_dir: Path, *, for_writing: bool, least_version: int) -> Iterator[Connection]:
     path = state_dir / FILE_NAME
     if not path.exists() or path.stat().st_size == 0:
         raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")

@@ -1,14 +1,19 @@
 """Revoking and releasing certificates in the ledger (RFC 5280, 5.3.1)."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 
+from protocol.der import leaf_subject_and_key
+from runtime.hints import command
+from vmi_agent.ca.certificate import assemble
+from vmi_agent.judging.key_forms import key_forms
 from vmi_agent.ledger import audit, blocked_keys, carried_revocations
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
@@ -66,15 +71,19 @@ def revoke(
         RevocationRefused: there is no such certificate, or it is revoked already.
     """
     row = _find(connection, serial)
-    if row.reason is not None and not (row.reason == Reason.certificateHold != reason):
-        raise RevocationRefused(f"certificate {serial.hex()} is revoked already ({Reason(row.reason).name})")
+    if not _may_become(row, reason):
+        text = f"certificate {serial.hex()} is revoked already ({Reason(row.reason).name})"
+        if reason is Reason.keyCompromise and not blocked_keys.blocks_of(connection, row.key_sha256):
+            block = command("vmi-agent", f"keys block {row.key_sha256.hex()} --reason keyCompromise")
+            text += f". Its key is not blocked; to block it: {block}"
+        raise RevocationRefused(text)
     # From hold to revoked for good: it counts as revoked from the beginning of the hold.
     revoked_ms = (since_ms or now_ms) if row.revoked_ms is None else row.revoked_ms
     fields = {"serial": serial.hex(), "reason": int(reason), "reason_name": reason.name, "by": by}
     if since_ms is not None:
         fields["revoked_ms"] = revoked_ms
     _mark(connection, serial, reason, revoked_ms, Event("revoked", now_ms, fields))
-    if reason in (Reason.keyCompromise, Reason.certificateHold):
+    if reason.name in blocked_keys.BLOCKING:
         blocked_keys.block(connection, row.key_sha256, serial, reason.name, now_ms, by)
     else:  # what ends a hold ends its block
         blocked_keys.lift_hold(connection, row.key_sha256, serial, now_ms, by)
@@ -94,6 +103,54 @@ def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None
         raise RevocationRefused(f"certificate {serial.hex()} is {state}; only one on hold can be released")
     _mark(connection, serial, None, None, Event("released", now_ms, {"serial": serial.hex(), "by": by}))
     blocked_keys.lift_hold(connection, row.key_sha256, serial, now_ms, by)
+
+
+def others_of_key(connection: Connection, row: Any, now: datetime) -> list[Any]:
+    """Return the rows of the other certificates of a certificate's key that have not ended and are not revoked.
+
+    Those on hold are among them. An EC key counts as the same in each form of its point.
+    """
+    _, public_key_info = leaf_subject_and_key(assemble(row.tbs, row.signature))
+    is_other = issuance.c.key_sha256.in_(key_forms(public_key_info)), issuance.c.serial != row.serial
+    is_open = or_(issuance.c.reason.is_(None), issuance.c.reason == Reason.certificateHold)
+    has_not_ended = issuance.c.not_after >= int(now.timestamp())
+    statement = select(issuance).where(*is_other, issuance.c.status == ISSUED, is_open, has_not_ended)
+    return list(connection.execute(statement.order_by(issuance.c.id)).all())
+
+
+def revoke_one(
+    connection: Connection, row: Any, _others: Sequence[Any], reason: Reason, now_ms: int, by: str
+) -> list[Any]:
+    """Revoke a row's certificate; return the rows of what was revoked. Arguments and errors as for `revoke_all`."""
+    revoke(connection, row.serial, reason, now_ms, by)
+    return [row]
+
+
+def revoke_all(
+    connection: Connection, row: Any, others: Sequence[Any], reason: Reason, now_ms: int, by: str
+) -> list[Any]:
+    """Revoke a row's certificate and others of its key, each with its own row in the audit.
+
+    Args:
+        others: from `others_of_key`. Those on hold stay so where the reason is certificateHold. The others as for
+            `revoke`.
+
+    Returns:
+        The rows of what was revoked: of the others alone, where the certificate was revoked before.
+
+    Raises:
+        RevocationRefused: there was nothing to revoke.
+    """
+    chosen = [each for each in (row, *others) if _may_become(each, reason)]
+    if not chosen:
+        revoke(connection, row.serial, reason, now_ms, by)  # which says why not
+    for each in chosen:
+        revoke(connection, each.serial, reason, now_ms, by)
+    return chosen
+
+
+def _may_become(row: Any, reason: Reason) -> bool:
+    return row.reason is None or bool(row.reason == Reason.certificateHold != reason)
 
 
 def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
