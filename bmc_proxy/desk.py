@@ -57,7 +57,7 @@ class Desk:
         self._checking.start()
         if not self.accounts.all():
             add = command("bmc-proxy", "account add NAME --role Administrator --password-stdin")
-            _log.warn("no accounts yet", add_one_with=add)
+            _log.warn("no accounts yet", add_one_with=f"`{add}`")
 
     def refuse(self) -> None:
         """Refuse whoever waits for a turn, or asks for one from now on."""

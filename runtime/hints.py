@@ -18,6 +18,11 @@ def remember(program: str, options: Mapping[str, str | Path]) -> None:
     known.update({name: str(it.absolute()) if isinstance(it, Path) else it for name, it in options.items()})
 
 
+def given(program: str, option: str, otherwise: str) -> str:
+    """Return the value that this process was given for an option, quoted for a shell."""
+    return shlex.quote(_options.get(program, {}).get(option, otherwise))
+
+
 def command(program: str, words: str, *, opens_keys: bool = False) -> str:
     """Return a command as it is typed, with the state directory of this process.
 

@@ -62,7 +62,7 @@ def test_key_on_hold_is_blocked_until_the_release(agent: Agent, time: Time, tmp_
     serial = serial_in(answer(agent))
     revoke(agent, time, serial, Reason.certificateHold)
     assert {code(agent), code(agent, OTHER_CSR), code(agent, user="other")} == {REFUSED}
-    with pytest.raises(LedgerUnavailable, match=f"certs release {serial.hex()}"):
+    with pytest.raises(LedgerUnavailable, match=f"certs release {serial.hex()} --state-dir"):
         unblock(agent, time)
 
     release(agent, time, serial)

@@ -128,7 +128,7 @@ class Issuing:
         issuer = authority.issuer
         if now >= issuer.not_after:
             rotate = command("vmi-agent", "ca rotate", opens_keys=True)
-            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: {rotate}")
+            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: `{rotate}`")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
         forms = key_forms(approved.csr.public_key_info)
         return Intent(

@@ -188,4 +188,4 @@ class Upkeep:
         end = self._generations.current.issuer.not_after
         if end - self._now() < WARN_BEFORE_END and self._is_due("warning of the CA's end", WARN_EVERY):
             rotate = command("vmi-agent", "ca rotate", opens_keys=True)
-            _log.warn("CA ends soon or has ended", not_after=end.isoformat(), renew_with=rotate)
+            _log.warn("CA ends soon or has ended", not_after=end.isoformat(), renew_with=f"`{rotate}`")

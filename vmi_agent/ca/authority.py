@@ -73,7 +73,7 @@ def load(state_dir: Path, generation: int, access: Access, publish_at: str | Non
         rotate = command("vmi-agent", "ca rotate", opens_keys=True)
         raise CustodyError(
             f"generation {generation} of the CA was ephemeral: its key is gone. Start with --ephemeral-ca, or make a"
-            f" lasting CA: {rotate}"
+            f" lasting CA: `{rotate}`"
         )
     return assemble(state_dir, generation, open_key(directory, access), publish_at)
 

@@ -83,9 +83,10 @@ def rotate(
     certificates = authority.certificates_of(state_dir, old_generation)
     if len(certificates) > 1:
         csr = command("vmi-agent", "ca csr", opens_keys=True)
+        install = command("vmi-agent", "ca install-chain chain.pem", opens_keys=True)
         raise StartError(
-            f"the root of this CA is offline. Make a new issuing CA: {csr} > issuing.csr. Have the root sign that, then"
-            " take the certificate over with ca install-chain"
+            f"the root of this CA is offline. Make a CSR for a new issuing CA: `{csr} > issuing.csr`. Have the root"
+            f" sign it, and take over the chain: `{install}`"
         )
     old = certificates[0]
     with ExitStack() as opened:
@@ -191,7 +192,7 @@ def install_chain(state_dir: Path, chain_pem: bytes, access: Access, now: dateti
     with ca_store.adding(state_dir, fill_from=requested) as (_, staging, finish):
         if not has_key(requested):
             csr = command("vmi-agent", "ca csr", opens_keys=True)
-            raise CustodyError(f"no issuing CA was asked for. Begin with: {csr} > issuing.csr")
+            raise CustodyError(f"no issuing CA was asked for. Begin with: `{csr} > issuing.csr`")
         with closing(open_key(requested, access)) as custody:
             certificates = read_chain(chain_pem, custody.public_key, now)
         _install(staging, certificates)
@@ -232,8 +233,8 @@ def refuse_while_requested(state_dir: Path) -> None:
     if has_key(requested):
         install = command("vmi-agent", "ca install-chain chain.pem", opens_keys=True)
         raise StartError(
-            f"an issuing CA was asked for, and its certificate is not here yet: {install}"
-            f" takes it. To have a self-signed root instead, remove {requested}"
+            f"an issuing CA was asked for, and its certificate is not here yet. Take it over: `{install}`."
+            f" To have a self-signed root instead, remove {requested}"
         )
 
 

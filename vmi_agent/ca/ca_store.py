@@ -51,7 +51,7 @@ def newest(state_dir: Path) -> int:
     """
     found = generations(state_dir)
     if not found:
-        raise CustodyError(f"no CA in {state_dir}. Make one: {command('vmi-agent', 'ca init', opens_keys=True)}")
+        raise CustodyError(f"no CA in {state_dir}. Make one: `{command('vmi-agent', 'ca init', opens_keys=True)}`")
     return found[-1]
 
 

@@ -118,4 +118,4 @@ def _readable(row: Row) -> tuple[str, str, dict[str, object]]:
         return at, row.event.decode(), json.loads(row.fields)
     except (TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         verify = command("vmi-agent", "audit verify")
-        raise click.ClickException(f"audit row {row.id} cannot be read. Run: {verify}") from error
+        raise click.ClickException(f"audit row {row.id} cannot be read. Run: `{verify}`") from error

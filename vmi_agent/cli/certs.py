@@ -145,7 +145,7 @@ def certs_revoke(state_dir: Path, serial: str, reason: str, all_of_key: bool) ->
         click.echo(f"valid, of the same key: {row.serial.hex()}  requester {json.dumps(row.user)}")
     if left:
         again = command("vmi-agent", f"certs revoke {found.serial.hex()} --reason {reason} --all-of-key")
-        click.echo(f"To revoke them as well: {again}", err=True)
+        click.echo(f"To revoke them as well: `{again}`", err=True)
     for generation in sorted({row.root_generation for row in revoked}):
         directory = ca_store.directory_of(state_dir, generation)
         if ca_store.is_ephemeral(directory) and generation != ca_store.newest(state_dir):

@@ -43,7 +43,7 @@ def channel_init(state_dir: Path, replace: bool) -> None:
     replace_file(state_dir / _PROXY_CREDENTIALS, proxy)
     replace_file(path, agent)
     hand_over = command("vmi-agent", "channel hand-over --to channel.pem")
-    click.echo(f"Channel credentials made. Move the proxy's over: {hand_over}")
+    click.echo(f"Channel credentials made. Move the proxy's over: `{hand_over}`")
 
 
 @channel.command("hand-over")
@@ -64,7 +64,7 @@ def channel_hand_over(state_dir: Path, to: str, replace: bool) -> None:
     except FileNotFoundError as error:
         raise StartError(
             f"{state_dir} holds no proxy's credentials: they were handed over, or never made:"
-            f" {command('vmi-agent', 'channel init')}"
+            f" `{command('vmi-agent', 'channel init')}`"
         ) from error
     if to == "-":
         if sys.stdout is None or sys.stdout.isatty():

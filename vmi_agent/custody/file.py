@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 
 from runtime.files import FileRefused, read_secret, replace_file
-from runtime.hints import command
+from runtime.hints import command, given
 from vmi_agent.custody import CustodyError
 from vmi_agent.custody.algorithms import pace_of, parameters_of
 from vmi_agent.custody.pkcs8 import encrypt
@@ -128,10 +128,11 @@ def parse(pem: bytes, passphrase: bytes | None, what: str, option: str = "--key-
     except TypeError as error:  # cryptography's word for a passphrase that is missing, or one too many
         if passphrase is None:
             raise CustodyError(f"{what} is encrypted. Give its passphrase: {option} FILE") from error
-        encrypt = command("vmi-agent", "ca encrypt --new-passphrase-file FILE")
+        passphrase_file = given("vmi-agent", "--key-passphrase-file", "FILE")
+        encrypt = command("vmi-agent", f"ca encrypt --new-passphrase-file {passphrase_file}")
         raise CustodyError(
             f"{what} is not encrypted, and a passphrase was given: leave {option} away, or encrypt the CA's keys:"
-            f" {encrypt}"
+            f" `{encrypt}`"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         if b"BEGIN ENCRYPTED PRIVATE KEY" in pem and passphrase is not None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from runtime.hints import command
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
@@ -146,9 +147,10 @@ def unblock(connection: Connection, key_sha256: bytes, now_ms: int, by: str) -> 
                 " keyCompromise, which is for good. Use a new key."
             )
         if each.serial != BY_HAND and _is_on_hold(connection, each.serial):
+            release = command("vmi-agent", f"certs release {each.serial.hex()}")
             raise BlockListRefused(
                 f"the key {key_sha256.hex()} stays blocked while its certificate {each.serial.hex()} is on hold."
-                f" Release that first: vmi-agent certs release {each.serial.hex()}"
+                f" Release that first: `{release}`"
             )
     for each in blocks:
         _remove(connection, each, now_ms, by)

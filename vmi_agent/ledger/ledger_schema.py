@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from shlex import quote as quote_for_shell
 from typing import Any
 from urllib.parse import quote
 
@@ -74,7 +75,7 @@ issuance = Table(
     Index("issuance_by_end", "not_after"),
 )
 Index("issuance_by_revocation", issuance.c.revocation, sqlite_where=issuance.c.revocation.is_not(None))
-_PENDING_INDEX = Index(
+PENDING_INDEX = Index(
     "issuance_pending",
     issuance.c.request_digest,
     issuance.c.recorded_ms,
@@ -189,7 +190,7 @@ def fault_of_schema(connection: Connection) -> str | None:
     found = schema_check.objects_of(connection)
     version = version_of(connection)
     if version != SCHEMA_VERSION:
-        return schema_check.stranger(found, _schema_before(version))
+        return schema_check.stranger(found, schema_before(version))
     return schema_check.fault(found, _known_schema())
 
 
@@ -198,7 +199,7 @@ def _known_schema() -> schema_check.Known:
     return _schema_of(metadata.create_all)
 
 
-def _schema_before(version: int) -> schema_check.Known:
+def schema_before(version: int) -> schema_check.Known:
     """Return what may stand in the schema of a ledger that is to be brought up to date."""
     if version == 0:
         return {}
@@ -216,54 +217,19 @@ def _schema_of(make: Callable[[Connection], None]) -> schema_check.Known:
         engine.dispose()
 
 
-def prepare(connection: Connection, *, alone: bool) -> int:
-    """Make the tables of a ledger that begins, and bring one of an earlier version up to date.
-
-    Args:
-        alone: no other agent has the ledger open.
-
-    Returns:
-        The version that the ledger had; 0 for one that begins. Version 1 had no audit, version 2 no block list.
+def check_schema(connection: Connection) -> None:
+    """Refuse a ledger whose schema is not as an agent makes it.
 
     Raises:
-        LedgerUnavailable: the file is of another version, its schema is not as an agent makes it, or it is to be
-            brought up to date and others use it.
+        LedgerUnavailable: naming the first object that is not ours, or is missing.
     """
-    version = version_of(connection)
-    if version not in range(SCHEMA_VERSION + 1):
-        raise LedgerUnavailable(f"the ledger has schema version {version}, this agent knows {SCHEMA_VERSION}")
-    if version == SCHEMA_VERSION:
-        _check_schema(connection)
-        return version
-    # A trigger that is there already would see, and could undo, what the update writes.
-    strange = schema_check.stranger(schema_check.objects_of(connection), _schema_before(version))
-    if strange is not None:
-        raise _not_ours(strange)
-    if version and not alone:
-        raise LedgerUnavailable("it is of another version than this agent's. Stop the other agents first.")
-    if version == 1:
-        _add_columns_of_version_2(connection)
-    metadata.create_all(connection)
-    _PENDING_INDEX.create(connection, checkfirst=True)
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    _check_schema(connection)
-    return version
-
-
-def _add_columns_of_version_2(connection: Connection) -> None:
-    for column in (issuance.c.reason, issuance.c.revoked_ms, issuance.c.revocation):
-        connection.exec_driver_sql(f"ALTER TABLE issuance ADD COLUMN {column.name} {column.type}")
-    for index in (*issuance.indexes, *idempotency.indexes):
-        index.create(connection, checkfirst=True)
-
-
-def _check_schema(connection: Connection) -> None:
     fault = fault_of_schema(connection)
     if fault is not None:
-        raise _not_ours(fault)
+        raise not_ours(fault)
 
 
-def _not_ours(fault: str) -> LedgerUnavailable:
+def not_ours(fault: str) -> LedgerUnavailable:
+    """Return the refusal of a ledger with such a fault in its schema."""
     return LedgerUnavailable(f"{fault}. Nothing was written. Restore the ledger from a backup.")
 
 
@@ -310,7 +276,7 @@ def _transaction(state_dir: Path, *, for_writing: bool, least_version: int) -> I
                 raise LedgerUnavailable(f"ledger {path}: {text}")
             fault = fault_of_schema(connection) if for_writing else None
             if fault is not None:
-                raise LedgerUnavailable(f"ledger {path}: {_not_ours(fault)}")
+                raise LedgerUnavailable(f"ledger {path}: {not_ours(fault)}")
             yield connection
     except (SQLAlchemyError, UnicodeDecodeError) as error:
         raise LedgerUnavailable(f"ledger {path}: {reason(error)}") from error
@@ -341,7 +307,8 @@ def check_not_missing(state_dir: Path) -> None:
     if not path.exists():
         raise LedgerUnavailable(
             f"{state_dir} holds a CA and no ledger. Restore {FILE_NAME} from a backup,"
-            f" or begin an empty one, which forgets every revocation, and rotate the CA then: touch {path}"
+            " or begin an empty one, which forgets every revocation and blocked key, and rotate the CA then:"
+            f" `touch {quote_for_shell(str(path))}`"
         )
 
 

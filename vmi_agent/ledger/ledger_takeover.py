@@ -12,7 +12,8 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import audit, blocked_keys, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import facts_of
-from vmi_agent.ledger.ledger_schema import ABANDONED, FIRST_WITH_BLOCK_LIST, ISSUED, issuance, prepare
+from vmi_agent.ledger.ledger_schema import ABANDONED, FIRST_WITH_BLOCK_LIST, ISSUED, issuance
+from vmi_agent.ledger.schema_upgrade import prepare
 
 # How much later than this process looked at the clock those may have written who share the ledger.
 _MEANWHILE_MS = 10_000
@@ -34,7 +35,7 @@ def take_over(connection: Connection, now: datetime, *, alone: bool) -> int:
         was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
         raise LedgerUnavailable(
             f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
-            f" clock; where it was the old time that was wrong: {command('vmi-agent', 'audit accept-clock')}"
+            f" clock; where it was the old time that was wrong: `{command('vmi-agent', 'audit accept-clock')}`"
         )
     if version == 1:
         audit.append(connection, list(_events_of_before(connection, now_ms)))

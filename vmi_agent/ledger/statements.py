@@ -79,7 +79,7 @@ def check_changed(changed: int, expected: int) -> None:
     if changed != expected:
         raise LedgerUnavailable(
             f"the ledger ignored what was written to it: {changed} rows were changed instead of {expected}. Nothing was"
-            f" done. Find out who changed its schema or its rows: {command('vmi-agent', 'audit verify')}"
+            f" done. Find out who changed its schema or its rows: `{command('vmi-agent', 'audit verify')}`"
         )
 
 

@@ -75,7 +75,7 @@ def revoke(
         text = f"certificate {serial.hex()} is revoked already ({Reason(row.reason).name})"
         if reason is Reason.keyCompromise and not blocked_keys.blocks_of(connection, row.key_sha256):
             block = command("vmi-agent", f"keys block {row.key_sha256.hex()} --reason keyCompromise")
-            text += f". Its key is not blocked; to block it: {block}"
+            text += f". Its key is not blocked; to block it: `{block}`"
         raise RevocationRefused(text)
     # From hold to revoked for good: it counts as revoked from the beginning of the hold.
     revoked_ms = (since_ms or now_ms) if row.revoked_ms is None else row.revoked_ms
