@@ -34,8 +34,9 @@ from vmi_agent.later_revocations import Later, Outcome
 from vmi_agent.ledger import audit, audit_check, blocked_keys, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.ledger_schema import FILE_NAME, FIRST_WITH_BLOCK_LIST, prepare, reading, writing
+from vmi_agent.ledger.ledger_schema import FILE_NAME, FIRST_WITH_BLOCK_LIST, reading, writing
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
+from vmi_agent.ledger.schema_upgrade import prepare
 
 _SQLITE = b"SQLite format 3\0"
 
