@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from agents import Agent, Time, always, open_agent, request
+from backups import restore
 from csrs import make_csr
 from intents import make_intent
 from processes import port_of, run, start_agent
@@ -16,10 +17,12 @@ from raw_asker import RawAsker
 from sqlalchemy import Connection
 
 from protocol.records import Signed
+from vmi_agent import revocation_list
 from vmi_agent.ca import ca_life
-from vmi_agent.ca.backup import back_up, restore
+from vmi_agent.ca.backup import back_up
 from vmi_agent.custody.opening import Access
 from vmi_agent.issuing import milliseconds, utc_now
+from vmi_agent.later_revocations import Later
 from vmi_agent.ledger.audit_check import NO_ANCHORS, verify_rows
 from vmi_agent.ledger.audited_ledger import AuditBroken
 from vmi_agent.ledger.blocked_keys import KEY_OCTETS, block_by_hand, unblock
@@ -44,6 +47,8 @@ EVENTS = {
     "refused",
     "released",
     "restored",
+    "revocation carried over",
+    "revocations exported",
     "revoked",
     "signed",
     "signed before",
@@ -86,8 +91,12 @@ def make_full_audit(directory: Path) -> Path:
     access = Access(passphrase=b"secret phrase")
     with open_agent(state, time, access=access) as agent:
         ca_life.encrypt_keys(state, b"secret phrase", b"secret phrase", time(), agent.ledger.note)
-    back_up(state, directory / "backup.tar", time())
-    restore(directory / "backup.tar", directory / "restored", time())
+    revocation_list.write(state, directory / "revocations", access, time())
+    back_up(state, directory / "backup.tar", time(), access)
+    with open_agent(state, time, access=access) as agent:
+        later, now_ms = sign(agent, make_csr(), user="later"), milliseconds(time())
+        agent.ledger.change(lambda connection: revoke(connection, later, Reason.superseded, now_ms, "tester"))
+    restore(directory / "backup.tar", directory / "restored", time(), Later(old_state_dir=state))
     return directory / "restored"
 
 

@@ -11,8 +11,10 @@ _PACKAGES = {
     "cc": "gcc libc6-dev",
     "certtool": "gnutls-bin",
     "ocsptool": "gnutls-bin",
+    "flock": "util-linux",
     "go": "golang-go",
     "prlimit": "util-linux",
+    "setpriv": "util-linux",
     "softhsm2-util": "softhsm2",
 }
 

@@ -1,7 +1,6 @@
-"""Backups: made while the agent serves, restored whole or not at all, and never more than what a backup has."""
+"""Backups: made while the agent serves, restored whole or not at all, and never more than a backup has."""
 
 import errno
-import io
 import json
 import os
 import sqlite3
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from agents import always, create_ca, open_agent, request
-from ca_life_parts import NO_ACCESS, assert_private, audit_events, issue, now, rotate
+from backups import make_backup, member, members, names, restore, write_tar
+from ca_life_parts import NO_ACCESS, assert_private, audit_events, issue, now
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from csrs import make_csr, openssl_csr, pem
@@ -23,7 +23,7 @@ from processes import SIGN_CSR, port_of, post, run, running_pair, start_agent, s
 
 from runtime.errors import StartError
 from vmi_agent.ca import ca_life
-from vmi_agent.ca.backup import back_up, restore
+from vmi_agent.ca.backup import back_up
 from vmi_agent.cli.groups import noting
 from vmi_agent.ledger.ledger_schema import FILE_NAME
 
@@ -31,43 +31,7 @@ from vmi_agent.ledger.ledger_schema import FILE_NAME
 @pytest.fixture
 def backup(tmp_path: Path) -> Path:
     """Return the backup of a small CA, two generations, one certificate."""
-    state_dir = tmp_path / "agent"
-    create_ca(state_dir, "p256", now())
-    rotate(state_dir)
-    issue(state_dir)
-    target = tmp_path / "backup.tar"
-    back_up(state_dir, target, now())
-    return target
-
-
-def members(archive: Path) -> dict[str, bytes]:
-    """Return what a backup holds."""
-    with tarfile.open(archive, "r:") as tar:
-        return {each.name: file.read() for each in tar if (file := tar.extractfile(each)) is not None}
-
-
-def write_tar(path: Path, contents: dict[str, bytes], *odd: tarfile.TarInfo) -> Path:
-    """Write an archive as somebody else might."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in contents.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-        for entry in odd:
-            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", size: int = 0) -> tarfile.TarInfo:
-    """Return an entry of an archive."""
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname, entry.size = kind, link, size
-    return entry
-
-
-def names(directory: Path) -> set[str]:
-    """Return what there is in a directory."""
-    return {each.name for each in directory.iterdir()}
+    return make_backup(tmp_path)
 
 
 def test_backup_under_load(tmp_path: Path) -> None:
@@ -84,7 +48,9 @@ def test_backup_under_load(tmp_path: Path) -> None:
         assert {each.result() for each in load} == {200}
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
-    restored = run("vmi-agent", "restore", *state, str(target))
+    restored = run(
+        "vmi-agent", "restore", *state, "--sha256", made.stdout.split()[3], "--forget-revocations", str(target)
+    )
     assert (restored.returncode, restored.stderr) == (0, "")
     assert_private(tmp_path / "restored")
     verified = run("vmi-agent", "audit", "verify", *state)
@@ -287,7 +253,7 @@ def test_restore_of_other_contents(tmp_path: Path, backup: Path, tamper: Callabl
     contents = members(backup)
     tamper(contents)
     hostile = write_tar(tmp_path / "hostile.tar", contents)
-    done = run("vmi-agent", "restore", "--state-dir", str(tmp_path / "restored"), str(hostile))
+    done = run("vmi-agent", "restore", "--unverified", "--state-dir", str(tmp_path / "restored"), str(hostile))
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -297,6 +263,7 @@ def test_restore_of_other_contents(tmp_path: Path, backup: Path, tamper: Callabl
 def test_restore_of_a_tampered_ledger(tmp_path: Path, backup: Path) -> None:
     """A ledger whose audit does not verify is not restored."""
     contents = members(backup)
+    del contents["manifest"]
     (tmp_path / "ledger").write_bytes(contents[FILE_NAME])
     with closing(sqlite3.connect(tmp_path / "ledger")) as connection, connection:
         connection.execute("UPDATE audit SET fields = replace(fields, 'hmc1', 'hmc2')")

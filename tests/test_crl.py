@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import backups
 import pytest
 from agents import START, Agent, Time, create_ca, open_agent
 from cryptography import x509
@@ -216,7 +217,7 @@ def test_crl_number_rises_over_a_restored_backup(tmp_path: Path, time: Time) -> 
             agent.publishing.refresh()
         last = number_of(agent)
     time.advance(minutes=1)
-    backup.restore(tmp_path / "backup.tar", tmp_path / "restored", time())
+    backups.restore(tmp_path / "backup.tar", tmp_path / "restored", time())
     with open_agent(tmp_path / "restored", time) as agent:
         agent.publishing.refresh()
 

@@ -23,6 +23,7 @@ from runtime.transport import ChannelTransport
 from vmi_agent.dispatch import Dispatch, Outcome, cancelled, failed
 from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
+from vmi_agent.stranger_audit import StrangerAudit
 
 BUSY_RETRY_AFTER_MS = 1_000
 LONGEST_RETRY_AFTER_MS = 60_000
@@ -268,6 +269,7 @@ class AgentServer(ServerFactory):
         self.ocsp_admission = Admission(clock.seconds, self._may_answer_ocsp, OCSP_WAITING)
         self.channels: set[AgentChannel] = set()
         self.doorway = Doorway()
+        self.stranger_audit = StrangerAudit(note, clock.seconds)
         self.tell_of_stranger = Sparse(self._tell_of_stranger, clock.seconds)
         self.make_hello = make_hello
         self.crl_number = 0
@@ -283,7 +285,7 @@ class AgentServer(ServerFactory):
 
     def _tell_of_stranger(self, event: str, **fields: object) -> None:
         _log.warn(event, **fields)
-        self.note(event, **fields)
+        self.stranger_audit(event, **fields)
 
     def buildProtocol(self, addr: IAddress | None) -> AgentChannel | None:
         assert addr is not None  # a listening port knows it

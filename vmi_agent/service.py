@@ -128,6 +128,7 @@ class AgentApplication:
                 abandoned = self._server.admission.under_way + self._server.admission.waiting
                 _log.warn("requests abandoned" if abandoned else "a proxy took no part in the drain", count=abandoned)
             await self._server.disconnect()  # bounded: a peer that does not read is cut off after LAST_WORD_S
+            self._server.stranger_audit.finish()
         if self._rounds is not None:
             self._rounds.stop()
         if not await self._upkeep_thread.stop(UPKEEP_S):

@@ -1,46 +1,56 @@
-"""Backups: everything in the state directory that cannot be made again, in one tar file, while the agent serves."""
+"""Backups: everything in the state directory that cannot be made again, in one tar file, while the agent serves.
 
-import io
-import json
+`backup_archive` is the form of the file, `backup_manifest` what the CA states of its contents, `restore` the way back.
+"""
+
 import os
-import re
-import shutil
 import sqlite3
-import tarfile
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from cryptography import x509
 
 from runtime.errors import StartError
 from runtime.files import sync_directory
-from runtime.state_dir import make as make_state_dir
-from vmi_agent.ca import ca_store
+from vmi_agent.ca import backup_archive, backup_manifest, ca_store, signed_statement
+from vmi_agent.ca.backup_manifest import FileFacts
+from vmi_agent.ca.staging import staging_directory
+from vmi_agent.custody import CustodyError
+from vmi_agent.custody.opening import Access
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.audit_check import verify
-from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
-from vmi_agent.ledger.ledger_schema import audit as audit_rows
+from vmi_agent.ledger.ledger_schema import FILE_NAME, writing
 
-# All that a backup may hold: nothing else is read from one.
-_MEMBER = re.compile(
-    r"ledger\.sqlite|channel(-of-proxy)?\.pem"
-    r"|ca/([1-9][0-9]{0,17}|requested)/[a-z-]+\.(pem|uri)|ca/[1-9][0-9]{0,17}/ephemeral"
-)
-_MOST_OCTETS = 1 << 20  # of any but the ledger
-_MADE = "backup made"
+MADE = "backup made"
 
 
-def back_up(state_dir: Path, target: Path, now: datetime) -> str:
-    """Write a backup, mode 0600, and tell the audit of it; return its SHA-256 in hexadecimal.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that was written.
+
+    Attributes:
+        sha256: over the file, in hexadecimal.
+        signer: the certificate of the key that signed its manifest; None where it is not signed.
+        root: above the signer.
+    """
+
+    sha256: str
+    signer: x509.Certificate | None
+    root: x509.Certificate | None
+
+
+def back_up(state_dir: Path, target: Path, now: datetime, access: Access | None = Access()) -> Made:  # noqa: B008  # a frozen value
+    """Write a backup, mode 0600, and record it in the audit before anything is signed.
+
+    Args:
+        access: opens the key that signs the manifest; None leaves it unsigned.
 
     Raises:
         StartError: the target exists, or there is no state directory.
+        CustodyError: the CA's key cannot be used.
         LedgerUnavailable: the ledger cannot be read or its audit written.
         OSError: the target cannot be written.
     """
@@ -49,76 +59,44 @@ def back_up(state_dir: Path, target: Path, now: datetime) -> str:
     if not target.parent.is_dir():
         raise StartError(f"there is no directory {target.parent}. Make it, or give another target.")
     # Nobody changes the CA meanwhile, so that ledger and CA are of one time.
-    partial = target.with_name(f".{target.name}.partial")
-    with ca_store.locked(state_dir), _emptied(partial) as temporary:
-        files = _files(state_dir)
-        with writing(state_dir) as connection:
-            fields = {"files_sha256": _digest_of_all(files)}
-            audit.append(connection, [Event(_MADE, int(now.timestamp() * 1000), fields)])
-        copy = temporary / FILE_NAME
-        _copy_ledger(state_dir / FILE_NAME, copy)
+    with ca_store.locked(state_dir), staging_directory(target.with_name(f".{target.name}.partial")) as temporary:
+        try:
+            signer = None if access is None else signed_statement.open_signer(state_dir, access)
+        except CustodyError as error:
+            text = f"the backup cannot be signed: {error} To have one that only its SHA-256 vouches for: --unsigned"
+            raise CustodyError(text) from error
+        try:
+            files = _files(state_dir)
+            signed_by = None if signer is None else signer.generation
+            fields = {"files_sha256": digest_of({name: sha256(each).hexdigest() for name, each in files.items()})}
+            with writing(state_dir) as connection:
+                event = Event(MADE, int(now.timestamp() * 1000), {**fields, "signed_by_generation": signed_by})
+                audit.append(connection, [event])
+            copy = temporary / FILE_NAME
+            _copy_ledger(state_dir / FILE_NAME, copy)
+            listed = {FILE_NAME: FileFacts(copy.stat().st_size, _sha256_of(copy))}
+            listed |= {name: FileFacts(len(each), sha256(each).hexdigest()) for name, each in files.items()}
+            manifest = backup_manifest.make(listed, state_dir, signer, now)
+        finally:
+            if signer is not None:
+                signer.custody.close()
         tar = temporary / "backup.tar"
         with open(os.open(tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as archive:
-                archive.add(copy, FILE_NAME)
-                for name, content in files.items():
-                    entry = tarfile.TarInfo(name)
-                    entry.mode, entry.size, entry.mtime = 0o600, len(content), int(now.timestamp())
-                    archive.addfile(entry, io.BytesIO(content))
+            digest = backup_archive.write(file, manifest, copy, files, int(now.timestamp()))
             file.flush()
             os.fsync(file.fileno())
-        digest = _digest(tar)
         _put(tar, target)
     sync_directory(target.parent)
-    return digest
+    return Made(digest, None if signer is None else signer.certificate, None if signer is None else signer.root)
 
 
-def restore(source: Path, state_dir: Path, now: datetime) -> None:
-    """Make a state directory from a backup, all of it; its audit is verified first, and tells of it.
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return one digest over the files of a backup beside the ledger, as the audit records it.
 
-    Raises:
-        StartError: the state directory is not empty, or the backup is not whole and sound.
-        OSError: something cannot be read or written.
+    Args:
+        digests: SHA-256 in hexadecimal, by name.
     """
-    make_state_dir(state_dir.parent)
-    if state_dir.exists() and any(state_dir.iterdir()):
-        raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
-    staging = Path(tempfile.mkdtemp(dir=state_dir.parent, prefix=f".{state_dir.name}-"))
-    try:
-        files_sha256 = _extract(source, staging)
-        with reading(staging) as connection:
-            verify(connection)
-            if files_sha256 != _told_of_files(connection):
-                raise tarfile.TarError("its files are not those of which its audit tells")
-        fields = {"backup_sha256": _digest(source)}
-        with writing(staging) as connection:
-            audit.append(connection, [Event("restored", int(now.timestamp() * 1000), fields)])
-        for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
-            sync_directory(directory)
-        os.rename(staging, state_dir)
-    except (tarfile.TarError, AuditBroken) as error:
-        raise StartError(f"{source} is not a sound backup: {error}") from error
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging)
-    sync_directory(state_dir.parent)
-
-
-@contextmanager
-def _emptied(directory: Path) -> Iterator[Path]:
-    """Give an empty directory for this user alone, which is gone afterwards.
-
-    Its name is always the same, so that what a killed backup left there, keys among it, is gone with the next one.
-    """
-    if directory.is_symlink() or directory.is_file():
-        raise StartError(f"{directory} is in the way. Remove it.")
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
+    return sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()).hexdigest()
 
 
 def _copy_ledger(ledger: Path, copy: Path) -> None:
@@ -132,9 +110,14 @@ def _copy_ledger(ledger: Path, copy: Path) -> None:
 
 
 def _files(state_dir: Path) -> dict[str, bytes]:
-    """Return what there is beside the ledger, by name. It is small."""
+    """Return the contents of the small files that belong into a backup, by name."""
     names = {path.relative_to(state_dir).as_posix(): path for path in sorted(state_dir.rglob("*")) if path.is_file()}
-    return {name: path.read_bytes() for name, path in names.items() if name != FILE_NAME and _MEMBER.fullmatch(name)}
+    others = (FILE_NAME, backup_archive.MANIFEST)
+    return {
+        name: path.read_bytes()
+        for name, path in names.items()
+        if name not in others and backup_archive.MEMBER.fullmatch(name)
+    }
 
 
 def _put(source: Path, target: Path) -> None:
@@ -148,48 +131,7 @@ def _put(source: Path, target: Path) -> None:
         os.replace(source, target)
 
 
-def _extract(source: Path, target: Path) -> str:
-    """Write out what an archive holds; return the digest over all of it but the ledger."""
-    files: dict[str, bytes] = {}
-    with tarfile.open(source, mode="r:") as tar:
-        for member in tar:
-            name = member.name
-            path = target / name
-            # A sparse file may be any number of times as large as the archive.
-            if not member.isfile() or member.issparse() or not _MEMBER.fullmatch(name) or path.exists():
-                raise tarfile.TarError(f"it holds {name[:80]!r}, which no backup has")
-            content = tar.extractfile(member)
-            assert content is not None  # it is a file
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                if name == FILE_NAME:
-                    shutil.copyfileobj(content, file)
-                elif member.size > _MOST_OCTETS:
-                    raise tarfile.TarError(f"{name} has {member.size} octets, accepted up to {_MOST_OCTETS}")
-                else:
-                    files[name] = content.read()
-                    file.write(files[name])
-                file.flush()
-                os.fsync(file.fileno())
-    if not (target / FILE_NAME).exists():
-        raise tarfile.TarError("it holds no ledger")
-    return _digest_of_all(files)
-
-
-def _told_of_files(connection: Connection) -> str | None:
-    """Return the digest over the files that the audit tells of, where the ledger was made for a backup."""
-    fields = connection.execute(
-        select(audit_rows.c.fields).where(audit_rows.c.event == _MADE).order_by(audit_rows.c.id.desc()).limit(1)
-    ).scalar()
-    return None if fields is None else json.loads(fields).get("files_sha256")
-
-
-def _digest_of_all(files: Mapping[str, bytes]) -> str:
-    lines = [f"{sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items())]
-    return sha256("".join(lines).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     digest = sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -12,6 +12,7 @@ import click
 
 from runtime.cli_output import print_line
 from runtime.files import FileRefused
+from runtime.memory_secrecy import forbid_dumps
 from runtime.settings import Settings
 from runtime.telling import telling
 from vmi_agent.custody import CustodyError
@@ -38,6 +39,7 @@ def main() -> None:
 
     Example: vmi-agent serve --state-dir /var/lib/vmi-agent --listen tcp:7700:interface=127.0.0.1
     """
+    forbid_dumps()  # before any passphrase or key is read
 
 
 def noting(state_dir: Path) -> Callable[[Event], None]:

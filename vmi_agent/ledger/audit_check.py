@@ -106,7 +106,9 @@ def _take_in(row: Row, ledger: AuditedLedger) -> None:
             case "intents abandoned":
                 ledger.abandoned(row.id, fields["count"], fields.get("serials"))
             case "revoked":
-                ledger.revoked(row.id, row.at_ms, fields["serial"], fields["reason"])
+                ledger.revoked(row.id, fields.get("revoked_ms", row.at_ms), fields["serial"], fields["reason"])
+            case "revocation carried over":
+                ledger.carried_over(row.id, fields)
             case "released":
                 ledger.released(row.id, fields["serial"])
             case "keys blocked":

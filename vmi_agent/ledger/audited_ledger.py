@@ -13,6 +13,7 @@ from vmi_agent.ledger.ledger_rows import digest_of, facts_of
 from vmi_agent.ledger.ledger_schema import (
     ABANDONED,
     FIRST_WITH_BLOCK_LIST,
+    FIRST_WITH_CARRIED_REVOCATIONS,
     ISSUED,
     PENDING,
     issuance,
@@ -71,6 +72,8 @@ class AuditedLedger:
         self._gone_until = (0, 0)
         self._pruned = 0
         self._pruned_before = 0
+        # By serial and generation.
+        self._told_carried: dict[tuple[bytes, int], tuple[int, int, int, int]] = {}
         # By key and serial, with the number of the audit's last row about it.
         self._told_blocks: dict[tuple[bytes, bytes], tuple[str, int, int]] = {}
 
@@ -161,6 +164,11 @@ class AuditedLedger:
         """A certificate was taken off hold."""
         self._told_marks[serial] = (None, None, number)
 
+    def carried_over(self, number: int, fields: Mapping[str, Any]) -> None:
+        """The revocation of a certificate was taken over that the ledger does not hold."""
+        place = bytes.fromhex(fields["serial"]), int(fields["root_generation"])
+        self._told_carried[place] = fields["reason"], fields["revoked_ms"], fields["not_after"], number
+
     def keys_blocked(self, number: int, at_ms: int, fields: Mapping[str, Any]) -> None:
         """Keys were put on the block list."""
         if fields["count"] != len(fields["keys"]):
@@ -196,6 +204,7 @@ class AuditedLedger:
             raise AuditBroken(f"{self._gone} certificates are gone, the audit tells of {self._pruned} that were pruned")
         self._check_marks()
         self._check_block_list()
+        self._check_carried()
         self._check_idempotency()
 
     def _look_for(self, serial: str, number: int) -> None:
@@ -231,6 +240,16 @@ class AuditedLedger:
                 raise AuditBroken(f"the block of {_name_of_key(key)} of audit row {expected[2]} was changed")
         for (key, _), (_, _, number) in told.items():
             raise AuditBroken(f"the block of {_name_of_key(key)} of audit row {number} is missing from the ledger")
+
+    def _check_carried(self) -> None:
+        """Hold the revocations that were taken over against what the audit tells of them."""
+        if version_of(self._connection) < FIRST_WITH_CARRIED_REVOCATIONS:
+            return
+        statement = "SELECT serial, root_generation, reason, revoked_ms, not_after, revocation FROM carried_revocation"
+        rows = self._connection.exec_driver_sql(statement)
+        found = {(row[0], row[1]): tuple(row[2:]) for row in rows}
+        if found != self._told_carried:
+            raise AuditBroken("the revocations that were carried over are not as the audit tells them")
 
     def _check_idempotency(self) -> None:
         """Look for keys that lead to another CSR's certificate; the audit does not tell of keys themselves."""

@@ -187,10 +187,14 @@ def export_blocked(connection: AnyConnection) -> Iterator[str]:
     """
     last: Block | None = None
     while page := list_blocks(connection, last, _AT_ONCE):
-        for each in page:
-            fields = each._asdict() | {"key_sha256": each.key_sha256.hex(), "serial": each.serial.hex()}
-            yield json.dumps(fields, separators=(",", ":"))
+        yield from map(line_of, page)
         last = page[-1]
+
+
+def line_of(block: Block) -> str:
+    """Return a block as a line of an exported list."""
+    fields = block._asdict() | {"key_sha256": block.key_sha256.hex(), "serial": block.serial.hex()}
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def import_blocked(connection: Connection, lines: Iterable[str], now_ms: int, by: str) -> int:
@@ -209,7 +213,7 @@ def import_blocked(connection: Connection, lines: Iterable[str], now_ms: int, by
     Raises:
         BlockListRefused: a line is not one of such a list; its number is told.
     """
-    blocks = (_parsed(line, number) for number, line in enumerate(lines, start=1))
+    blocks = (parse_line(line, number) for number, line in enumerate(lines, start=1))
     given = {(each.key_sha256, each.serial): each for each in blocks}
     standing: dict[tuple[bytes, bytes], str] = {}
     keys = [key for key, _ in given]
@@ -227,7 +231,12 @@ def import_blocked(connection: Connection, lines: Iterable[str], now_ms: int, by
     return len(new)
 
 
-def _parsed(line: str, number: int) -> Block:
+def parse_line(line: str, number: int = 1) -> Block:
+    """Return the block of a line of an exported list.
+
+    Raises:
+        BlockListRefused: it is none; its number is told.
+    """
     try:
         fields = json.loads(line)
         found = Block(

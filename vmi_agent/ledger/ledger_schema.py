@@ -35,6 +35,7 @@ FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 3
 # What those before lack.
 FIRST_WITH_AUDIT, FIRST_WITH_BLOCK_LIST = 2, 3
+FIRST_WITH_CARRIED_REVOCATIONS = 3
 BUSY_TIMEOUT_S = 2.0
 
 metadata = MetaData()
@@ -102,6 +103,21 @@ blocked_key = Table(
     Column("serial", LargeBinary, primary_key=True),
     Column("reason", String, nullable=False),
     Column("blocked_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Revocations that a restored ledger took over, of certificates that it does not hold
+# (`vmi_agent.ledger.carried_revocations`). `revocation` is the number of the audit row that records it, as above.
+carried_revocation = Table(
+    "carried_revocation",
+    metadata,
+    Column("serial", LargeBinary, primary_key=True),
+    Column("root_generation", Integer, primary_key=True),
+    Column("reason", Integer, nullable=False),
+    Column("revoked_ms", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("revocation", BigInteger, nullable=False),
+    Index("carried_revocation_by_number", "revocation"),
     sqlite_with_rowid=False,
 )
 

@@ -24,6 +24,7 @@ from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds
+from vmi_agent.ledger import carried_revocations
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.responder import Delegate, Responders
@@ -194,6 +195,8 @@ def _status_of(connection: Connection, authority: Authority, serial: int) -> _St
             issuance.c.root_generation == authority.generation,
         )
     ).first()
+    if row is None:
+        row = carried_revocations.find(connection, serial.to_bytes(SERIAL_OCTETS), authority.generation)
     if row is None:
         return _Status(ocsp.OCSPCertStatus.UNKNOWN)
     if row.reason is None:

@@ -1,9 +1,11 @@
 """Revoking and releasing certificates in the ledger (RFC 5280, 5.3.1)."""
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
@@ -11,7 +13,7 @@ from sqlalchemy import Connection, or_, select, update
 from protocol.der import leaf_subject_and_key
 from runtime.hints import command
 from vmi_agent.ca.certificate import assemble
-from vmi_agent.ledger import audit, blocked_keys
+from vmi_agent.ledger import audit, blocked_keys, carried_revocations
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.key_forms import key_forms
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
@@ -52,7 +54,9 @@ class Revocation:
     not_after: int
 
 
-def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str) -> None:
+def revoke(
+    connection: Connection, serial: bytes, reason: Reason, now_ms: int, by: str, *, since_ms: int | None = None
+) -> None:
     """Revoke a certificate, or put it on hold, in the transaction of the connection.
 
     keyCompromise blocks its key for good, a hold until it is over (`vmi_agent.ledger.blocked_keys`).
@@ -61,6 +65,7 @@ def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, b
         serial: 17 octets.
         now_ms: in milliseconds since 1970-01-01 UTC.
         by: who does it, for the audit.
+        since_ms: since when it counts as revoked, where that was before now.
 
     Raises:
         RevocationRefused: there is no such certificate, or it is revoked already.
@@ -73,8 +78,10 @@ def revoke(connection: Connection, serial: bytes, reason: Reason, now_ms: int, b
             text += f". Its key is not blocked; to block it: `{block}`"
         raise RevocationRefused(text)
     # From hold to revoked for good: it counts as revoked from the beginning of the hold.
-    revoked_ms = now_ms if row.revoked_ms is None else row.revoked_ms
+    revoked_ms = (since_ms or now_ms) if row.revoked_ms is None else row.revoked_ms
     fields = {"serial": serial.hex(), "reason": int(reason), "reason_name": reason.name, "by": by}
+    if since_ms is not None:
+        fields["revoked_ms"] = revoked_ms
     _mark(connection, serial, reason, revoked_ms, Event("revoked", now_ms, fields))
     if reason.name in blocked_keys.BLOCKING:
         blocked_keys.block(connection, row.key_sha256, serial, reason.name, now_ms, by)
@@ -148,6 +155,10 @@ def _may_become(row: Any, reason: Reason) -> bool:
 
 def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
     """Yield what was revoked or released since the change of this number, each certificate as it stands now."""
+    yield from heapq.merge(_changed_here(connection, number), _carried(connection, number), key=attrgetter("number"))
+
+
+def _changed_here(connection: Connection, number: int) -> Iterator[Revocation]:
     rows = connection.execute(
         select(
             issuance.c.revocation,
@@ -162,6 +173,11 @@ def changes_since(connection: Connection, number: int) -> Iterator[Revocation]:
     )
     for row in rows:
         yield Revocation(*row)
+
+
+def _carried(connection: Connection, number: int) -> Iterator[Revocation]:
+    for row in carried_revocations.rows_since(connection, number):
+        yield Revocation(row.revocation, row.serial, row.root_generation, row.reason, row.revoked_ms, row.not_after)
 
 
 def is_revoked(connection: Connection, serial: bytes) -> bool:
