@@ -2,14 +2,15 @@
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-BACK_DATE = timedelta(minutes=5)
+from runtime.clock import BACK_DATE, utc_now
+
 # What fits into a common name (RFC 5280, upper bounds); the whole name stands in the SAN.
 _COMMON_NAME_LIMIT = 64
 
@@ -24,7 +25,7 @@ def self_signed(name: str, hosts: Sequence[str], usage: x509.ObjectIdentifier, v
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME_LIMIT])])
-    not_before = datetime.now(UTC).replace(microsecond=0) - BACK_DATE
+    not_before = utc_now().replace(microsecond=0) - BACK_DATE
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     key_usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     builder = (

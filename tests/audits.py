@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 from test_ca_state import make_intent
 
 from protocol.records import Signed
+from runtime.clock import milliseconds, utc_now
 from vmi_agent.ca import ca_life
 from vmi_agent.ca.backup import back_up, restore
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger.audit_check import NO_ANCHORS, verify
 from vmi_agent.ledger.audited_ledger import AuditBroken
 from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger

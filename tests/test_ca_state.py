@@ -15,11 +15,11 @@ from processes import start_agent
 from sqlalchemy import Connection
 
 from runtime import state_dir
+from runtime.clock import milliseconds
 from runtime.errors import StartError
 from vmi_agent.ca import authority
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, ledger_rows
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.audited_ledger import AuditBroken

@@ -18,8 +18,8 @@ from judges import split_chain
 from processes import run
 
 from protocol.der import csr_subject_and_key
+from runtime.clock import milliseconds
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger import audit_check, listing
 from vmi_agent.ledger.ledger_schema import reading, writing

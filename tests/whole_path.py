@@ -33,9 +33,9 @@ from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
+from runtime.clock import milliseconds
 from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
 from vmi_agent.ledger.writer import Ledger

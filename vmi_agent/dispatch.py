@@ -19,10 +19,11 @@ from protocol.records import (
     SignCsr,
     Signed,
 )
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted, Refused
-from vmi_agent.issuing import Issuing, milliseconds
+from vmi_agent.issuing import Issuing
 from vmi_agent.ledger.audit import Event
 from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing

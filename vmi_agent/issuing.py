@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
 from vmi_agent.custody import CustodyError
@@ -178,15 +179,5 @@ async def sign_recorded(
     return certificate, kept.is_first
 
 
-def utc_now() -> datetime:
-    """Return the time of day, aware, in UTC."""
-    return datetime.now(UTC)
-
-
 def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
-
-
-def milliseconds(moment: datetime) -> int:
-    """Return a time in milliseconds since 1970-01-01 UTC."""
-    return int(moment.timestamp() * 1000)

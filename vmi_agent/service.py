@@ -20,6 +20,7 @@ from twisted.python.threadpool import ThreadPool
 
 from protocol.records import Hello, Role
 from runtime import channel_tls, state_dir
+from runtime.clock import milliseconds, utc_now
 from runtime.descriptions import has_tls, without_tls
 from runtime.endpoints import describe, listen, server_endpoint
 from runtime.errors import StartError
@@ -36,7 +37,7 @@ from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import CheckpointFailed, LedgerUnavailable
-from vmi_agent.issuing import Issuing, milliseconds, utc_now
+from vmi_agent.issuing import Issuing
 from vmi_agent.judging.profile_file import load_profiles
 from vmi_agent.judging.profile_lint import check
 from vmi_agent.ledger.audit import Event

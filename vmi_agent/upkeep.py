@@ -12,11 +12,11 @@ from pathlib import Path
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from runtime.clock import milliseconds
 from runtime.errors import ConfigError
 from vmi_agent.ca.authority import Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import anchor, audit, closing_off
 from vmi_agent.ledger.listing import PRUNE_BATCH, prune
 from vmi_agent.ledger.writer import Ledger

@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from runtime import state_dir as state_directory
+from runtime.clock import utc_now
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret
 from vmi_agent.ca import authority, ca_life, ca_store
@@ -14,7 +15,6 @@ from vmi_agent.cli.custody_options import opens_keys, read_passphrase
 from vmi_agent.cli.groups import as_json, iso, main, noting, print_record, settings, tell
 from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.ledger_schema import check_ca_not_missing
 from vmi_agent.ledger.writer import Ledger
 

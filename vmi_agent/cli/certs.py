@@ -14,10 +14,10 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from runtime.clock import milliseconds, utc_now
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import SERIAL_OCTETS, assemble
 from vmi_agent.cli.groups import as_json, iso, main, print_json_array, print_record, settings, tell
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import listing
 from vmi_agent.ledger.ledger_schema import writing
 from vmi_agent.ledger.listing import STATUSES, Filter

@@ -19,11 +19,11 @@ from cryptography.x509 import ocsp
 from sqlalchemy import Connection, select
 
 from protocol import der
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.responder import Delegate, Responders

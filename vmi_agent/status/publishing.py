@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 from sqlalchemy import Connection
 
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.writer import Ledger

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.records import NO_IDEMPOTENCY_KEY
+from runtime.clock import BACK_DATE, milliseconds
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
@@ -25,7 +26,7 @@ from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, 
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds, sign_recorded
+from vmi_agent.issuing import sign_recorded
 from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.revocation import is_revoked
@@ -33,7 +34,6 @@ from vmi_agent.walks import alone
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
-BACK_DATE = timedelta(minutes=5)
 # Each try leaves rows in the ledger, and anybody at all may ask.
 RETRY_AFTER = timedelta(seconds=30)
 # For another agent that makes one at the same time.
