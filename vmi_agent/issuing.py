@@ -13,7 +13,6 @@ from protocol.records import SignCsr
 from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
-from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
@@ -70,7 +69,7 @@ class Issuing:
             NotWanted: from `still_wanted`; nothing was recorded.
             ClosedOff: signing took so long that the intent was closed off.
             LedgerUnavailable: nothing may be answered.
-            CustodyError: the key cannot be reached now; nothing was signed.
+            CustodyError: the key cannot be reached now, or the CA is not valid (CaNotValid); nothing was signed.
             SelfCheckFailed: as its docstring says.
         """
         authority = self._current()  # one and the same from here on, whatever happens to the CA meanwhile
@@ -79,7 +78,9 @@ class Issuing:
         check_possession(csr)
         approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
 
-        intent = self._intent(request, approved, authority, new_serial(), self._now())
+        now = self._now()
+        authority.check_valid(now)
+        intent = self._intent(request, approved, authority, new_serial(), now)
         still_wanted()
         outcome = await recorded(intent)
         if isinstance(outcome, Resumed):
@@ -109,8 +110,6 @@ class Issuing:
         self, request: SignCsr, approved: Approved, authority: Authority, serial: bytes, now: datetime
     ) -> Intent:
         issuer = authority.issuer
-        if now >= issuer.not_after:
-            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: vmi-agent ca rotate")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
         return Intent(
             serial=serial,
@@ -157,7 +156,8 @@ async def sign_recorded(
         signature was recorded first, it is that one's.
 
     Raises:
-        ClosedOff: it took so long that the intent was closed off.
+        ClosedOff: it took so long that the intent was closed off, or the certificate is not valid now, as the clock was
+            set meanwhile.
         LedgerUnavailable: the certificate may not be given to anybody.
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
@@ -170,8 +170,11 @@ async def sign_recorded(
         return signature, certificate
 
     signature, certificate = await made(authority.custody, sign)
+    issued_ms = milliseconds(now())
+    if not intent.not_before <= issued_ms // 1000 <= intent.not_after:
+        raise ClosedOff("the clock was set while the certificate was signed, which is not valid now")
     kept = await recorded(
-        Signature(intent.serial, signature, milliseconds(now()), sha256(certificate).digest(), intent.not_after)
+        Signature(intent.serial, signature, issued_ms, sha256(certificate).digest(), intent.not_after)
     )
     if not kept.is_first:
         certificate = assemble(intent.tbs, kept.value)

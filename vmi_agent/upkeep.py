@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from runtime.clock import milliseconds
 from runtime.errors import ConfigError
-from vmi_agent.ca.authority import Generations
+from vmi_agent.ca.authority import Generations, validity_text
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import anchor, audit, closing_off
@@ -27,6 +27,7 @@ PRUNE_EVERY = timedelta(hours=1)
 WARN_BEFORE_END = timedelta(days=90)
 WARN_EVERY = timedelta(days=1)
 TELL_AGAIN = timedelta(hours=1)
+_VALIDITY = "warning of the CA's validity"
 
 _log = Logger()
 
@@ -97,7 +98,7 @@ class Upkeep:
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
         self._try("intents not closed off", self._close_off)
-        self._warn_of_end()
+        self._warn_of_validity()
         return self._generations.current.generation, self._publishing.newest_number
 
     def _try(self, what: str, work: Callable[[], None]) -> None:
@@ -118,7 +119,8 @@ class Upkeep:
 
     def _is_due(self, what: str, period: timedelta) -> bool:
         now = self._now()
-        if self._due.get(what, now) > now:
+        # What is due later than one period from now was put off while the clock was ahead.
+        if now < self._due.get(what, now) <= now + period:
             return False
         self._due[what] = now + period
         return True
@@ -183,7 +185,14 @@ class Upkeep:
             count = self._ledger.change(lambda connection: closing_off.close_off_old(connection, now_ms))
             _log.warn("intents without certificate closed off", count=count)
 
-    def _warn_of_end(self) -> None:
-        end = self._generations.current.issuer.not_after
-        if end - self._now() < WARN_BEFORE_END and self._is_due("warning of the CA's end", WARN_EVERY):
-            _log.warn("CA ends soon or has ended: vmi-agent ca rotate", not_after=end.isoformat())
+    def _warn_of_validity(self) -> None:
+        now, current = self._now(), self._generations.current
+        is_valid = current.is_valid_at(now)
+        if is_valid and current.valid_until - now >= WARN_BEFORE_END:
+            self._due.pop(_VALIDITY, None)  # where it is wrong later, it is told at once
+        elif self._is_due(_VALIDITY, WARN_EVERY):
+            if is_valid:
+                _log.warn("CA ends soon: vmi-agent ca rotate", not_after=current.valid_until.isoformat())
+            else:
+                reason = validity_text(current.valid_from, current.valid_until, now)
+                _log.error("CA is not valid, nothing is signed", reason=reason)
