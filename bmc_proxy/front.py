@@ -96,7 +96,8 @@ class Front:
         self._agents = Agents(self._links())
         door = Door(self._reactor, self._agents, config.max_waiting)
         self._agents.on_room = door.look
-        roots = RootCache(config.state_dir, time.time, partial(not_usable, "stored root"), is_alone=self._is_alone)
+        report = partial(not_usable, "stored root")
+        roots = RootCache(config.state_dir, time.time, time.monotonic, report, is_alone=self._is_alone)
         self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
         self._publications = Publications(self._agents, time.time, config.deadline_s)
         self._edge = self._new_edge(access, administration)

@@ -28,6 +28,7 @@ from vmi_agent.status.revocation import Reason
 from vmi_agent.upkeep import AnchorTo, Upkeep
 
 KEY = bytes(range(16))
+COUNT = "SELECT count(*) FROM issuance WHERE profile = 'hmc-client'"
 
 
 @pytest.fixture
@@ -380,3 +381,26 @@ def test_ocsp_delegate_of_the_future_in_its_file(tmp_path: Path, time: Time) -> 
         answer = ask(agent, question(issue(agent), agent.generations.current.root))
 
     assert is_valid(answer.certificates[0], time)
+
+
+# Pruning
+
+
+def test_pruning_does_not_believe_a_clock_that_is_ahead(tmp_path: Path, time: Time) -> None:
+    """What has not ended is never forgotten: the time is what passed since the audit was last written."""
+    passed_s = 0.0
+    with open_agent(tmp_path, time, profile=Profile(validity=timedelta(days=30))) as agent:
+        issue(agent)
+    time.now = START + timedelta(days=4000)
+    with open_agent(tmp_path, time) as agent:
+        no_anchor, keep = AnchorTo(None, None, timedelta(minutes=5)), timedelta(days=10)
+        parts = (agent.generations, agent.publishing, agent.responder, agent.ledger)
+        upkeep = Upkeep(*parts, no_anchor, keep, time, lambda: passed_s)
+        kept = []
+        for passed in (timedelta(0), timedelta(days=39), timedelta(days=41)):
+            passed_s = passed.total_seconds()
+            time.now = START + timedelta(days=4000) + passed
+            upkeep.round()
+            kept.append(agent.ledger.read(lambda connection: connection.exec_driver_sql(COUNT).scalar()))
+
+    assert kept == [1, 1, 0]

@@ -15,7 +15,19 @@ from csrs import openssl_csr
 from faketime import EPOCH, MovableClock, accept_clock, attime, run_at, wrong_clock
 from judges import assert_openssl_accepts, split_chain
 from needs import need
-from processes import SIGN_CSR, Answer, Process, curl, port_of, post, run, start_agent, start_proxy
+from processes import (
+    PASSWORDS,
+    SIGN_CSR,
+    Answer,
+    Process,
+    add_account,
+    curl,
+    port_of,
+    post,
+    run,
+    start_agent,
+    start_proxy,
+)
 
 from runtime.build_date import BUILD_DATE
 
@@ -222,6 +234,30 @@ def test_https_certificate_is_renewed_while_the_proxy_runs(tmp_path: Path, worke
     assert is_valid(shown[0])
     assert not is_valid(shown[1])
     assert is_valid(shown[2])
+
+
+def test_session_and_root_while_the_clock_jumps(tmp_path: Path) -> None:
+    """A session lives by what passes: no jump ends it, or keeps it; nor does a root look old."""
+    clock = MovableClock(tmp_path)
+    add_account(tmp_path / "proxy", "root", "Administrator", PASSWORDS["root"])
+    with (
+        start_agent(tmp_path / "agent") as agent,
+        proxy_process(tmp_path / "proxy", agent.wait_for("ready")["listen"][0], *HTTPS, **clock.variables) as proxy,
+    ):
+        ready = proxy.wait_for("ready")
+        proxy.wait_for("root learned")
+        https, http = (port_of(ready[name]) for name in ("https", "http"))
+        body = json.dumps({"UserName": "root", "Password": PASSWORDS["root"]})
+        base = f"https://127.0.0.1:{https}/redfish/v1"
+        opened = post(f"{base}/SessionService/Sessions", body, "--insecure")
+        token = ["-H", f"X-Auth-Token: {opened.headers['x-auth-token']}", "--insecure"]
+        assert agent.stop() == 0
+        proxy.wait_for("agent lost")
+        for days in (40, -10, 0):
+            clock.move(timedelta(days=days))
+            assert curl(f"{base}/AccountService/Accounts", *token).status == 200
+            root = curl(f"http://127.0.0.1:{http}/ibm/v1/Host/Certificate/root")
+            assert 0 <= int(root.headers["age"]) < 3600
 
 
 # The channel's certificates

@@ -190,7 +190,7 @@ class WholePath:
         agents = Agents(self.agent_links)
         proxy_state = self.directory / "proxy"
         proxy_state.mkdir()
-        roots = RootCache(proxy_state, lambda: self.time().timestamp(), lambda _reason: None)
+        roots = RootCache(proxy_state, lambda: self.time().timestamp(), self.clock.seconds, lambda _reason: None)
         self.door = Door(self.clock, agents, MAX_WAITING)
         agents.on_room = self.door.look
         self.exchange = Exchange(agents, self.door, roots, DEADLINE_S)

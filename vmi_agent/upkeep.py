@@ -4,9 +4,10 @@ Each round looks at a few numbers and does what is due. What fails is told once,
 with the next round.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -63,6 +64,7 @@ class Upkeep:
         anchor_to: where anchors go.
         keep_expired: how long certificates are kept after their end; None for ever.
         now: returns the aware UTC time.
+        monotonic: returns the seconds of a clock that nobody sets.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Upkeep:
         anchor_to: AnchorTo,
         keep_expired: timedelta | None,
         now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generations = generations
         self._publishing = publishing
@@ -82,6 +85,8 @@ class Upkeep:
         self._anchor_to = anchor_to
         self._keep_expired = keep_expired
         self._now = now
+        self._monotonic = monotonic
+        self._opened_at = monotonic()
         self._told: dict[str, str] = {}
         self._due: dict[str, datetime] = {}
 
@@ -172,12 +177,21 @@ class Upkeep:
         if self._keep_expired is None or not self._is_due("prune", PRUNE_EVERY):
             return
         now = self._now()
-        ended_before = now - self._keep_expired
+        ended_before = min(now, self._least_time()) - self._keep_expired
         count = self._ledger.change(lambda connection: prune(connection, ended_before, milliseconds(now)))
         if count:
             _log.info("expired certificates pruned", count=count)
         if count == PRUNE_BATCH:
             self._due.pop("prune")  # the rest with the next rounds, so that signing gets its turns
+
+    def _least_time(self) -> datetime:
+        """Return what time it is at least: when the audit was last written, and what passed since this process began.
+
+        What is pruned is gone for good, and a clock that is ahead says of everything that it ended long ago.
+        """
+        last_ms = self._ledger.last_written_ms
+        since = datetime.fromtimestamp(last_ms / 1000, UTC) if last_ms else self._now()
+        return since + timedelta(seconds=self._monotonic() - self._opened_at)
 
     def _close_off(self) -> None:
         now_ms = milliseconds(self._now())
