@@ -18,13 +18,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, update
 
+from runtime.clock import milliseconds, utc_now
 from runtime.state_dir import make as make_state_dir
 from vmi_agent.ca import ca_life
 from vmi_agent.ca.authority import Generations
 from vmi_agent.ca.certificate import new_serial
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance, writing

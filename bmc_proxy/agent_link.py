@@ -37,6 +37,7 @@ from protocol.events import (
 )
 from protocol.liveness import Timeouts
 from protocol.records import Answer, Chain, Error, Hello, OcspAnswer, Published, Request, Signed, Status
+from runtime.clock import BACK_DATE, utc_now
 from runtime.transport import ChannelTransport
 
 # Every quarter of a second at first: requests may be waiting for an agent that restarts.
@@ -254,6 +255,9 @@ class AgentLink:
         self._futile = 0
         self._told = ""
         _log.info("agent connected", agent=self.name, root_generation=hello.root_generation, window=hello.window)
+        ahead_s = round(hello.clock_ms / 1000 - utc_now().timestamp())
+        if abs(ahead_s) > BACK_DATE.total_seconds():
+            _log.warn("clocks differ: set the wrong one", agent=self.name, agent_ahead_s=ahead_s)
         self._on_ready(self)
         self.place_is_free(had_room=False)
 

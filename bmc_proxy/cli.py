@@ -112,6 +112,11 @@ def main() -> None:
     show_default=True,
     help="Processes that serve. Each has its part, rounded up, of --max-connections, --requests-per-s, --max-waiting.",
 )
+@settings.option(
+    "--accept-clock",
+    is_flag=True,
+    help="Make the HTTPS certificate although the clock is before the date of this software.",
+)
 @settings.log_format
 @_telling
 def serve(log_format: str, **options: Any) -> None:

@@ -20,12 +20,14 @@ class HttpsConfig:
         key: in PEM, 0600; None where it stands in the same file.
         client_ca: whose client certificates let in; None where none do.
         client_user: one of `CLIENT_USER_FIELDS`: where a client certificate names the account.
+        accept_clock: make a certificate although the clock is before the date of this software.
     """
 
     certificate: Path | None
     key: Path | None
     client_ca: Path | None
     client_user: str
+    accept_clock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Config:
         requests_per_s: of one source that is known; a source that is not has a twentieth.
         max_waiting: how many requests wait for an agent that has room.
         deadline_s: how long a request may take, from its header's last octet to its answer; see `ExchangeRequest`.
+        accept_clock: see `HttpsConfig`.
         workers: how many processes serve; with more than one each has its part of the three limits before.
 
     Raises:
@@ -71,6 +74,7 @@ class Config:
     max_waiting: int
     deadline_s: int
     workers: int = 1
+    accept_clock: bool = False
 
     def __post_init__(self) -> None:
         if not self.agent:
@@ -109,7 +113,7 @@ class Config:
     @property
     def https_config(self) -> HttpsConfig:
         """What concerns the HTTPS listener alone."""
-        return HttpsConfig(self.https_certificate, self.https_key, self.client_ca, self.client_user)
+        return HttpsConfig(self.https_certificate, self.https_key, self.client_ca, self.client_user, self.accept_clock)
 
     @property
     def uids(self) -> frozenset[int] | None:

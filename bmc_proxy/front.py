@@ -34,14 +34,13 @@ from bmc_proxy.notices import not_usable
 from bmc_proxy.publications import Publications
 from bmc_proxy.root_cache import RootCache
 from protocol.records import Role
-from runtime import channel_tls
 from runtime.descriptions import has_tls
 from runtime.descriptors import connections_within
 from runtime.endpoints import client_endpoint, connect_with_tls
 from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
-from runtime.reload import Reloadable
+from runtime.reload import Reloadable, channel_reloadable
 from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
@@ -80,11 +79,9 @@ class Front:
         config = self._config
         try:
             if config.https_at is not None:
-                read = https.https_context if self._is_alone else https.read_https_context
-                self._https = Reloadable("https", partial(read, config.state_dir, config.https_config))
+                self._https = https.https_reloadable(config, is_alone=self._is_alone)
             if any(map(has_tls, config.agent)):
-                load = partial(channel_tls.channel_context, config.state_dir / channel_tls.FILE_NAME)
-                self._channel = Reloadable("channel", load)
+                self._channel = channel_reloadable(config.state_dir, warns=self._is_alone)
         except FileRefused as error:
             raise StartError(str(error)) from error
 
@@ -99,7 +96,8 @@ class Front:
         self._agents = Agents(self._links())
         door = Door(self._reactor, self._agents, config.max_waiting)
         self._agents.on_room = door.look
-        roots = RootCache(config.state_dir, time.time, partial(not_usable, "stored root"), is_alone=self._is_alone)
+        report = partial(not_usable, "stored root")
+        roots = RootCache(config.state_dir, time.time, time.monotonic, report, is_alone=self._is_alone)
         self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
         self._publications = Publications(self._agents, time.time, config.deadline_s)
         self._edge = self._new_edge(access, administration)
@@ -136,6 +134,12 @@ class Front:
         for each in (self._https, self._channel):
             if each is not None:
                 each.reload()
+
+    def look_at_certificates(self) -> None:
+        """Renew what is due, and warn of what is not valid or soon no more."""
+        for each in (self._https, self._channel):
+            if each is not None:
+                each.look()
 
     def _links(self) -> list[AgentLink]:
         hello = partial(make_hello, Role.ASKER, new_boot_id())

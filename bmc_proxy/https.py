@@ -1,14 +1,18 @@
 """HTTPS: the proxy's certificate, and who a client certificate names.
 
 Without a certificate of the operator's, one is made on the first start, with the names and addresses that this machine
-has then: `STATE/https.pem`, key and certificate, 0600. A start or a SIGHUP in its last 30 days makes the next one.
+has then: `STATE/https.pem`, key and certificate, 0600. In its last 30 days, or where it was made while the clock was
+ahead, the proxy makes the next one, at its start and while it runs. On a clock that cannot be right it makes none: it
+serves the one that is there, and does not start where there is none.
 """
 
 import fcntl
 import ipaddress
 import socket
 import struct
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,21 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from OpenSSL import SSL, crypto
 
-from bmc_proxy.config import HttpsConfig
+from bmc_proxy.config import Config, HttpsConfig
 from protocol import der
+from runtime.clock import early_clock_text, is_before_build, utc_now
 from runtime.files import FileRefused, remove_leftovers, replace_file
+from runtime.reload import Reloadable
 from runtime.self_signed import self_signed
-from runtime.tls import TlsContext, load_certificates, load_identity, new_context, openssl_judges, remember_verdict
+from runtime.tls import (
+    TlsContext,
+    is_due,
+    load_certificates,
+    load_identity,
+    new_context,
+    openssl_judges,
+    remember_verdict,
+)
 
 FILE_NAME = "https.pem"
 VALIDITY = timedelta(days=365)
@@ -31,18 +45,21 @@ _UTF8_STRING = 0x0C
 SIOCGIFADDR = 0x8915
 
 
-def https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
+def https_context(state_dir: Path, config: HttpsConfig, now: Callable[[], datetime] = utc_now) -> TlsContext:
     """Return what makes the TLS connections of the HTTPS listener; make its certificate first where one is due.
 
+    Args:
+        now: returns the aware UTC time.
+
     Raises:
-        FileRefused: a certificate or key cannot be used; the text says which.
+        FileRefused: a certificate or key cannot be used, or none can be made now; the text says which.
     """
     own = state_dir / FILE_NAME
     remove_leftovers(own)
-    if config.certificate is None and _is_due(own):
+    if config.certificate is None and _is_to_be_made(own, now(), accept_clock=config.accept_clock):
         names = names_of_this_host()
         try:
-            replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY))
+            replace_file(own, self_signed(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY, now()))
         except OSError as error:
             raise FileRefused(f"{own} cannot be written: {error.strerror}") from error
     return read_https_context(state_dir, config)
@@ -62,14 +79,40 @@ def read_https_context(state_dir: Path, config: HttpsConfig) -> TlsContext:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     if config.client_ca is not None:
         _ask_for_certificates(context, config.client_ca)
-    return TlsContext(context, identity.chain[0].not_valid_after_utc)
+    return TlsContext(context, identity.chain)
 
 
-def _is_due(path: Path) -> bool:
-    """Return whether a certificate is to be made: there is none, or it ends soon."""
-    if not path.exists():
-        return True
-    return load_identity(path, path).chain[0].not_valid_after_utc - RENEW_BEFORE < datetime.now(UTC)
+def https_reloadable(config: Config, *, is_alone: bool) -> Reloadable:
+    """Return the HTTPS listener's context as this process keeps it up to date.
+
+    Args:
+        is_alone: this process makes the certificate and warns of it; otherwise another one does.
+
+    Raises:
+        FileRefused: as for `https_context`.
+    """
+    is_own = config.https_certificate is None
+    return Reloadable(
+        "https",
+        partial(https_context if is_alone else read_https_context, config.state_dir, config.https_config),
+        advice="Replace its file and send SIGHUP" if not is_own else "It is renewed here, unless an error says why not",
+        renew_before=RENEW_BEFORE if is_own and is_alone else None,
+        warns=is_alone,
+    )
+
+
+def _is_to_be_made(path: Path, now: datetime, *, accept_clock: bool) -> bool:
+    """Return whether a certificate is to be made: there is none, it ends soon, or it is not valid yet.
+
+    Raises:
+        FileRefused: there is none, and none can be made by this clock.
+    """
+    is_there = path.exists()
+    if is_before_build(now) and not accept_clock:
+        if not is_there:
+            raise FileRefused(f"{path} cannot be made: {early_clock_text(now)}")
+        return False
+    return not is_there or is_due(load_identity(path, path).chain[0], now, RENEW_BEFORE)
 
 
 def _ask_for_certificates(context: SSL.Context, path: Path) -> None:

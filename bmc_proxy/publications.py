@@ -140,7 +140,7 @@ class Publications:
         return publication.next_update is not None and publication.next_update <= self._now()
 
     def _is_current(self, kept: _Kept) -> bool:
-        if kept.news != self._news:
+        if kept.news != self._news or kept.checked_at > self._now():  # then the clock was set back since
             return False
         next_update = kept.publication.next_update
         if next_update is None or self._now() < next_update:

@@ -5,6 +5,7 @@ from functools import partial
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
 
 from bmc_proxy.access import Access
 from bmc_proxy.accounts import AccountStore, AccountsUnusable
@@ -18,6 +19,7 @@ from runtime import state_dir
 from runtime.endpoints import describe
 from runtime.errors import StartError
 from runtime.lifecycle import Reactor
+from runtime.reload import LOOK_EVERY_S
 
 
 class ProxyApplication:
@@ -39,6 +41,7 @@ class ProxyApplication:
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
         self._desk: Desk | None = None
+        self._looking: LoopingCall | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory, listen, and begin to connect to the agents."""
@@ -58,6 +61,9 @@ class ProxyApplication:
             port = await self._listeners.open(option, self._front.factory(option))
             self._ports.append(port)
             addresses[option] = describe(port.getHost())
+        self._looking = LoopingCall(self._front.look_at_certificates)
+        self._looking.clock = self._reactor
+        self._looking.start(LOOK_EVERY_S, now=False)
         self._front.connect()
         return {**addresses, "agents": list(config.agent)}
 
@@ -65,6 +71,8 @@ class ProxyApplication:
         """Take no new connection, let requests under way finish, then close everything."""
         for port in self._ports:
             await maybeDeferred(port.stopListening)
+        if self._looking is not None:
+            self._looking.stop()
         if self._desk is not None:
             self._desk.refuse()
         await self._front.stop()

@@ -4,13 +4,15 @@ A credentials file (PEM, mode 0600) holds a private key, the certificate that be
 those who may be at the other end: each is a peer's own, pinned, or a CA's, whose certificates are then accepted.
 """
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL, crypto
 
 from protocol.records import Role
+from runtime.clock import utc_now
 from runtime.files import FileRefused
 from runtime.hints import command
 from runtime.self_signed import self_signed
@@ -18,14 +20,20 @@ from runtime.tls import TlsContext, load_identity, new_context, openssl_judges, 
 
 FILE_NAME = "channel.pem"
 VALIDITY = timedelta(days=10 * 365)
+# What to do about certificates of the channel that are not valid.
+ADVICE = "Make new ones: vmi-agent channel init --replace, then vmi-agent channel hand-over --replace; SIGHUP to both"
 
 _USAGES = {Role.AGENT: ExtendedKeyUsageOID.SERVER_AUTH, Role.ASKER: ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
-def make_credentials() -> tuple[bytes, bytes]:
-    """Return new credentials files for an agent and for its proxy, each of which pins the other."""
-    agent = self_signed("VMI certificate exchange agent", [], _USAGES[Role.AGENT], VALIDITY)
-    proxy = self_signed("VMI certificate exchange proxy", [], _USAGES[Role.ASKER], VALIDITY)
+def make_credentials(now: Callable[[], datetime] = utc_now) -> tuple[bytes, bytes]:
+    """Return new credentials files for an agent and for its proxy, each of which pins the other.
+
+    Args:
+        now: returns the aware UTC time.
+    """
+    agent = self_signed("VMI certificate exchange agent", [], _USAGES[Role.AGENT], VALIDITY, now())
+    proxy = self_signed("VMI certificate exchange proxy", [], _USAGES[Role.ASKER], VALIDITY, now())
     return agent + _certificate_in(proxy), proxy + _certificate_in(agent)
 
 
@@ -62,4 +70,4 @@ def channel_context(path: Path) -> TlsContext:
     # No resumption: each connection shows its certificate anew.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    return TlsContext(context, identity.chain[0].not_valid_after_utc)
+    return TlsContext(context, identity.chain)

@@ -2,29 +2,33 @@
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-BACK_DATE = timedelta(minutes=5)
+from runtime.clock import BACK_DATE
+
 # What fits into a common name (RFC 5280, upper bounds); the whole name stands in the SAN.
 _COMMON_NAME_LIMIT = 64
 
 
-def self_signed(name: str, hosts: Sequence[str], usage: x509.ObjectIdentifier, validity: timedelta) -> bytes:
+def self_signed(
+    name: str, hosts: Sequence[str], usage: x509.ObjectIdentifier, validity: timedelta, now: datetime
+) -> bytes:
     """Return a new P-256 key and a certificate for it, both in PEM, key first.
 
     Args:
         name: its common name.
         hosts: host names and addresses for its SAN.
         usage: its one extended key usage.
+        now: aware UTC time.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME_LIMIT])])
-    not_before = datetime.now(UTC).replace(microsecond=0) - BACK_DATE
+    not_before = now.replace(microsecond=0) - BACK_DATE
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     key_usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     builder = (

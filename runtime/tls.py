@@ -5,7 +5,7 @@ Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.c
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,7 +39,7 @@ KEY_KINDS = "RSA of 2048 bits or more, P-256, P-384, P-521, Ed25519 or Ed448"
 # X509_V_ERR_*, in words for the log.
 _VERIFY_ERRORS = {
     9: "certificate is not yet valid: compare the clocks",
-    10: "certificate has expired",
+    10: "certificate has expired: compare the clocks",
     18: "certificate is self-signed and not known here",
     19: "certificate chain ends in an authority that is not known here",
     20: "certificate is of an authority that is not known here",
@@ -48,7 +48,7 @@ _VERIFY_ERRORS = {
     26: "certificate is for another purpose",
     79: "certificate is issued by one that is no CA's",
 }
-
+_NOT_VALID_NOW = frozenset({9, 10})
 
 # OpenSSL's first complaint about a peer's certificate, and that certificate's fingerprint, by transport, which Twisted
 # keeps as the connection's app data.
@@ -149,15 +149,20 @@ def remember_verdict(connection: SSL.Connection, certificate: X509, error: int, 
     return bool(is_good)
 
 
-def failure_text(transport: object, reason: Failure) -> str:
-    """Return why a connection ended; a failed handshake in words that say which side has to change what."""
+def failure_text(transport: object, reason: Failure, where_not_valid: str = "") -> str:
+    """Return why a connection ended; a failed handshake in words that say which side has to change what.
+
+    Args:
+        where_not_valid: what to do where the peer's certificate is not valid yet or any more, though the clocks agree.
+    """
     if not isinstance(reason.value, SSL.Error):
         return str(reason.getErrorMessage())
     verdict = _verdicts.get(transport) if isinstance(transport, TLSMemoryBIOProtocol) else None
     if verdict is not None:
         number, fingerprint = verdict
         told = _VERIFY_ERRORS.get(number, f"certificate was not accepted (X509 error {number})")
-        return f"TLS: the peer's {told} (SHA-256 {fingerprint})"
+        advice = f". {where_not_valid}" if where_not_valid and number in _NOT_VALID_NOW else ""
+        return f"TLS: the peer's {told} (SHA-256 {fingerprint}){advice}"
     return "TLS: " + (_reasons(reason.value) or "the handshake failed")
 
 
@@ -174,6 +179,11 @@ def is_tls(transport: object) -> bool:
 def is_tls_failure(text: str) -> bool:
     """Return whether `failure_text` told of a failed handshake."""
     return text.startswith("TLS: ")
+
+
+def is_due(certificate: x509.Certificate, now: datetime, renew_before: timedelta) -> bool:
+    """Return whether a certificate is to be replaced: it ends soon, has ended, or is not valid yet."""
+    return certificate.not_valid_after_utc - renew_before < now or now < certificate.not_valid_before_utc
 
 
 def sha256_of(certificate: x509.Certificate) -> str:
@@ -215,16 +225,21 @@ class TlsContext:
 
     Args:
         context: the first one.
-        not_after: when the certificate ends that it shows.
+        certificates: the one that it shows, then others on whose validity its connections depend.
     """
 
-    def __init__(self, context: SSL.Context, not_after: datetime) -> None:
+    def __init__(self, context: SSL.Context, certificates: Sequence[x509.Certificate]) -> None:
         self.context = context
-        self.not_after = not_after
+        self.certificates = certificates
+
+    @property
+    def not_after(self) -> datetime:
+        """When the certificate ends that it shows."""
+        return self.certificates[0].not_valid_after_utc
 
     def take(self, other: "TlsContext") -> None:
         """Make the connections that are to come with another's context."""
-        self.context, self.not_after = other.context, other.not_after
+        self.context, self.certificates = other.context, other.certificates
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the asking side of a connection."""

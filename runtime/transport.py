@@ -28,6 +28,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import Event
 from protocol.liveness import Timeouts
 from protocol.records import Hello, Role
+from runtime import channel_tls
 from runtime.endpoints import describe
 from runtime.tls import failure_text, is_tls
 from runtime.unix_peer import stranger_at
@@ -160,7 +161,7 @@ class ChannelTransport(Protocol, ABC):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connection.close()
         self._stop_timer()
-        self.connection_over(failure_text(self.transport, reason))
+        self.connection_over(failure_text(self.transport, reason, channel_tls.ADVICE))
 
     def pauseProducing(self) -> None:
         """The peer does not read: stop reading from it, and acting on what it sent."""

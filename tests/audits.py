@@ -17,11 +17,11 @@ from raw_asker import RawAsker
 from sqlalchemy import Connection
 
 from protocol.records import Signed
+from runtime.clock import milliseconds, utc_now
 from vmi_agent import revocation_list
 from vmi_agent.ca import ca_life
 from vmi_agent.ca.backup import back_up
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.later_revocations import Later
 from vmi_agent.ledger.audit_check import NO_ANCHORS, verify_rows
 from vmi_agent.ledger.audited_ledger import AuditBroken

@@ -8,7 +8,7 @@ from csrs import make_csr
 
 from protocol import der
 from protocol.records import Answer, Error, Signed
-from vmi_agent.issuing import milliseconds
+from runtime.clock import milliseconds
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.status import revocation
 from vmi_agent.status.revocation import Reason

@@ -30,8 +30,8 @@ from raw_asker import RawAsker
 from sqlalchemy import select
 
 from protocol.records import NO_IDEMPOTENCY_KEY, SignCsr, Signed
+from runtime.clock import utc_now
 from vmi_agent.ca.certificate import assemble
-from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 

@@ -119,7 +119,7 @@ def _serve(path: str) -> None:
     import bmc_proxy.service
     import vmi_agent.cli
     import vmi_agent.service
-    from vmi_agent.issuing import utc_now
+    from runtime.clock import utc_now
     from vmi_agent.judging.profile import Profile
     from vmi_agent.judging.profile_lint import lint
 

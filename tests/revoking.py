@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 from csrs import make_csr
 from sqlalchemy import Connection
 
+from runtime.clock import milliseconds
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import Custody, CustodyError, Pace
-from vmi_agent.issuing import milliseconds
 from vmi_agent.status import revocation
 from vmi_agent.status.revocation import Reason
 

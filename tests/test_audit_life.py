@@ -16,8 +16,8 @@ from processes import port_of, run, start_agent
 from raw_asker import RawAsker
 
 from protocol.records import Signed
+from runtime.clock import milliseconds, utc_now
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import digest_of

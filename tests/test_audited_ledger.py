@@ -15,7 +15,7 @@ from csrs import make_csr
 from intents import make_intent
 from sqlalchemy import Connection
 
-from vmi_agent.issuing import milliseconds
+from runtime.clock import milliseconds
 from vmi_agent.ledger.ledger_schema import issuance, reading
 from vmi_agent.ledger.listing import prune
 from vmi_agent.status.revocation import Reason, release, revoke

@@ -17,8 +17,8 @@ from csrs import make_csr
 from processes import run, start_agent
 from sqlalchemy import Connection
 
+from runtime.clock import milliseconds, utc_now
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import audit, blocked_keys
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.blocked_keys import BlockListRefused, export_blocked, import_blocked

@@ -17,8 +17,8 @@ from test_shared_ledger import while_signing
 from protocol import der
 from protocol.errors import ErrorCode
 from protocol.records import Error, Signed
+from runtime.clock import milliseconds
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.key_forms import key_forms

@@ -13,10 +13,10 @@ from processes import run, start_agent
 
 from protocol.errors import ErrorCode
 from protocol.records import Error
+from runtime.clock import milliseconds
 from vmi_agent.ca.ca_certificates import ROOT_VALIDITY
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody import CustodyError
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.upkeep import AnchorTo, Upkeep
 

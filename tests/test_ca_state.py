@@ -16,11 +16,11 @@ from processes import start_agent
 from sqlalchemy import Connection
 
 from runtime import state_dir
+from runtime.clock import milliseconds
 from runtime.errors import StartError
 from vmi_agent.ca import authority
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, ledger_rows
 from vmi_agent.ledger.ledger_schema import FILE_NAME, open_ledger, reading
 from vmi_agent.ledger.listing import Filter, list_certificates

@@ -16,7 +16,7 @@ from intents import make_intent
 from sharing import statuses
 from sqlalchemy import Connection, update
 
-from vmi_agent.issuing import milliseconds
+from runtime.clock import milliseconds
 from vmi_agent.ledger import audit, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent

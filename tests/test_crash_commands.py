@@ -7,8 +7,8 @@ from crashes import assert_goes_on, at_each, begin, chosen, crash_command, kept,
 from faults import run_forked
 from sqlalchemy import select
 
+from runtime.clock import utc_now
 from vmi_agent.ca import ca_store
-from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.ledger_schema import issuance, reading
 
 IN_MAKE_TEST = 2

@@ -21,7 +21,7 @@ from faults import SYNC, Call, Faults
 from power_loss import Disk
 
 from protocol.records import SignCsr
-from vmi_agent.issuing import utc_now
+from runtime.clock import utc_now
 from vmi_agent.ledger.checkpoints import EVERY
 from vmi_agent.ledger.ledger_schema import FILE_NAME
 

@@ -29,6 +29,7 @@ from revoking import (
     write_pem,
 )
 
+from runtime.clock import BACK_DATE
 from runtime.state_dir import make as make_state_dir
 from vmi_agent.ca import backup
 from vmi_agent.ca.authority import Generations, issuer_of
@@ -103,7 +104,7 @@ def test_crl_fields(tmp_path: Path, time: Time) -> None:
 
     extensions = {each.oid: each for each in parsed.extensions}
     assert parsed.issuer == ca.root.subject
-    assert parsed.last_update_utc == START
+    assert parsed.last_update_utc == START - BACK_DATE
     assert parsed.next_update_utc == START + timedelta(days=7)
     assert set(extensions) == {ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER}
     assert not any(each.critical for each in extensions.values())
@@ -158,7 +159,7 @@ def test_crl_is_made_once_and_on_its_period(tmp_path: Path, time: Time) -> None:
         agent.publishing.refresh()
 
         assert crl_der(agent) != first
-        assert read_crl(agent).last_update_utc == START + timedelta(days=1)
+        assert read_crl(agent).last_update_utc == START + timedelta(days=1) - BACK_DATE
 
 
 def test_crl_number_rises_within_a_millisecond(tmp_path: Path, time: Time) -> None:
@@ -176,6 +177,7 @@ def test_crl_number_rises_where_the_clock_was_set_back(tmp_path: Path, time: Tim
     """The next number is above the last one, under the running agent and after a start with the new time."""
     numbers = []
     with open_agent(tmp_path, time) as agent:
+        time.advance(days=4)
         for _ in range(2):
             agent.publishing.refresh()
             numbers.append(number_of(agent))
@@ -185,7 +187,7 @@ def test_crl_number_rises_where_the_clock_was_set_back(tmp_path: Path, time: Tim
         agent.publishing.refresh()
         numbers.append(number_of(agent))
 
-        assert read_crl(agent).last_update_utc == time()
+        assert read_crl(agent).last_update_utc == time() - BACK_DATE
     assert numbers == sorted(set(numbers))
 
 
@@ -287,7 +289,7 @@ def test_crl_of_a_root_that_ended(tmp_path: Path, time: Time) -> None:
         agent.publishing.refresh()
 
         assert crl_der(agent, 1) == old
-        assert read_crl(agent, 2).last_update_utc == time()
+        assert read_crl(agent, 2).last_update_utc == time() - BACK_DATE
 
 
 def test_refresh_while_an_older_key_is_away(tmp_path: Path, time: Time) -> None:

@@ -18,7 +18,7 @@ from offline_root import OfflineRoot
 from processes import BIN, Process, run, start_agent
 
 from runtime import hints
-from vmi_agent.issuing import milliseconds, utc_now
+from runtime.clock import milliseconds, utc_now
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import writing

@@ -25,9 +25,10 @@ from judges import (
 
 from protocol import der
 from protocol.errors import ErrorCode
+from runtime.clock import utc_now
 from vmi_agent.custody import KEY_TYPES, CustodyError
 from vmi_agent.errors import NotWanted, Refused, SelfCheckFailed
-from vmi_agent.issuing import sign_recorded, utc_now
+from vmi_agent.issuing import sign_recorded
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.ledger_schema import FILE_NAME, writing

@@ -15,9 +15,9 @@ from judges import assert_openssl_accepts, openssl
 from needs import need
 
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
+from runtime.clock import utc_now
 from vmi_agent.custody import KEY_TYPES
 from vmi_agent.errors import Refused
-from vmi_agent.issuing import utc_now
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import parse
 from vmi_agent.judging.profile_lint import lint_certificate

@@ -15,8 +15,8 @@ from sharing import events
 from test_audit_life import VERSION_1
 from test_closing_off import intent
 
+from runtime.clock import milliseconds
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.audit_check import verify

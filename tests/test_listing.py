@@ -18,8 +18,8 @@ from judges import split_chain
 from processes import run
 
 from protocol.der import csr_subject_and_key
+from runtime.clock import milliseconds
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger import audit_check, listing
 from vmi_agent.ledger.ledger_schema import reading, writing
@@ -163,9 +163,20 @@ def test_list_by_status(tmp_path: Path, time: Time, agent: Agent, issued: dict[s
         "expired": ["HMC-c", "100%", "1000", "last"],
         "revoked": ["hmc-a"],
         "on-hold": ["hmc-b"],
+        "not-yet-valid": [],
     }
     rows = list(list_certificates(tmp_path, Filter(), time()))
     assert {row.serial: listing.status_of(row, time()) for row in rows}[young] == "valid"
+
+
+def test_list_before_the_first_second(tmp_path: Path, time: Time, agent: Agent, issued: dict[str, bytes]) -> None:
+    """A certificate that was made while the clock was ahead is not valid before its notBefore."""
+    [row] = list_certificates(tmp_path, Filter(subject="last"), time())
+    for now_s, status in ((row.not_before, "valid"), (row.not_before - 1, "not-yet-valid")):
+        time.advance(seconds=now_s - time().timestamp())
+        assert listing.status_of(row, time()) == status
+        for each in STATUSES:
+            assert ("last" in found(tmp_path, time, Filter(status=each))) is (each == status)
 
 
 def test_list_at_the_last_second(tmp_path: Path, time: Time, agent: Agent, issued: dict[str, bytes]) -> None:

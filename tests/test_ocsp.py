@@ -20,6 +20,7 @@ from sqlalchemy import update
 
 from protocol import der
 from protocol.records import GetOcsp, OcspAnswer
+from runtime.clock import BACK_DATE
 from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.ledger.ledger_schema import PENDING, issuance
 from vmi_agent.status import ocsp as responder
@@ -127,7 +128,7 @@ def test_answer_is_signed_by_the_delegate(ca_key: str, tmp_path: Path, time: Tim
     else:
         assert isinstance(key, mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey)
         key.verify(answer.signature, answer.tbs_response_bytes)
-    assert (answer.this_update_utc, answer.next_update_utc) == (START, START + responder.VALIDITY)
+    assert (answer.this_update_utc, answer.next_update_utc) == (START - BACK_DATE, START + responder.VALIDITY)
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -31,9 +31,9 @@ from relay import Relay, relay_to
 from relay_plan import FAITHFUL, FORGING, Kind, plan_of
 
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
+from runtime.clock import utc_now
 from vmi_agent.ca import authority
 from vmi_agent.ca.certificate import assemble
-from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import reading
 from vmi_agent.ledger.listing import Filter, list_certificates

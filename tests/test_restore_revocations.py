@@ -24,6 +24,7 @@ from revoking import ask, crl_der, question, read_crl, release, revoke, serial_o
 from protocol.errors import ErrorCode
 from protocol.records import Error
 from runtime import state_dir
+from runtime.clock import milliseconds
 from runtime.errors import StartError
 from vmi_agent import restore as restoring
 from vmi_agent import revocation_list
@@ -31,7 +32,6 @@ from vmi_agent.ca import ca_life
 from vmi_agent.ca.backup import back_up
 from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import milliseconds
 from vmi_agent.later_revocations import Later
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.audit_check import verify

@@ -17,7 +17,7 @@ from processes import run
 from revoking import OFFICER, issue, release, release_of, revocation_of, revoke, serial_of, time_of_day
 from sqlalchemy import Connection
 
-from vmi_agent.issuing import milliseconds
+from runtime.clock import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing

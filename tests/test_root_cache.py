@@ -15,11 +15,17 @@ class Setting:
 
     def __init__(self) -> None:
         self.now = 1_000_000_000.0
+        self.monotonic = 5.0
         self.reports: list[str] = []
 
     def open(self, state_dir: Path) -> RootCache:
         """Open the cache."""
-        return RootCache(state_dir, lambda: self.now, self.reports.append)
+        return RootCache(state_dir, lambda: self.now, lambda: self.monotonic, self.reports.append)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.monotonic += seconds
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def test_root_cache_tells_the_age(tmp_path: Path, setting: Setting) -> None:
     """The age counts whole seconds since an agent last presented the root, across a restart."""
     cache = setting.open(tmp_path)
     cache.received(ROOT)
-    setting.now += 61.5
+    setting.advance(61.5)
 
     assert cache.last() == (ROOT, 61)
     assert setting.open(tmp_path).last() == (ROOT, 61)
@@ -47,7 +53,7 @@ def test_root_cache_after_the_same_root_again(tmp_path: Path, setting: Setting) 
     """The same root, presented again, is young again."""
     cache = setting.open(tmp_path)
     cache.received(ROOT)
-    setting.now += 100
+    setting.advance(100)
     cache.received(ROOT)
 
     assert setting.open(tmp_path).last() == (ROOT, 0)
@@ -77,13 +83,16 @@ def test_root_cache_that_cannot_be_written(tmp_path: Path, setting: Setting) -> 
     assert cache.last() == (OTHER, 0)
 
 
-def test_root_cache_on_a_clock_that_went_back(tmp_path: Path, setting: Setting) -> None:
-    """An age is never negative."""
+@pytest.mark.parametrize("jump", [-1000, 1000])
+def test_root_cache_on_a_clock_that_was_set(tmp_path: Path, setting: Setting, jump: float) -> None:
+    """The age counts what passed; after a restart there is only the time of day, and no age is negative."""
     cache = setting.open(tmp_path)
     cache.received(ROOT)
-    setting.now -= 1000
+    setting.advance(10)
+    setting.now += jump
 
-    assert cache.last() == (ROOT, 0)
+    assert cache.last() == (ROOT, 10)
+    assert setting.open(tmp_path).last() == (ROOT, max(0, jump + 10))
 
 
 @pytest.mark.parametrize("stored", ["", "hello\n", ROOT[:-30], ROOT + "x", ROOT * 2, "\xff"])

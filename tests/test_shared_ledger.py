@@ -20,10 +20,10 @@ from sqlalchemy import update
 
 from protocol.errors import ErrorCode
 from protocol.records import Answer, Error
+from runtime.clock import milliseconds
 from vmi_agent.ca import ca_life
 from vmi_agent.custody.opening import Access
 from vmi_agent.errors import ClosedOff, LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.ledger_rows import Kept, Recorded, Resumed, Signature
 from vmi_agent.ledger.ledger_schema import issuance

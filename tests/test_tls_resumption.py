@@ -11,6 +11,7 @@ from OpenSSL import SSL
 
 from bmc_proxy.config import HttpsConfig
 from bmc_proxy.https import FILE_NAME, https_context
+from runtime.clock import utc_now
 from runtime.self_signed import self_signed
 from runtime.tls import TlsContext
 
@@ -83,7 +84,7 @@ def test_ticket_of_an_older_context_is_none(tmp_path: Path, version: ssl.TLSVers
 def test_client_certificate_is_judged_with_every_connection(tmp_path: Path, version: ssl.TLSVersion) -> None:
     """Where clients may show certificates nothing is resumed: each connection shows its own, and it is judged then."""
     identity = tmp_path / "client.pem"
-    identity.write_bytes(self_signed("root", [], ExtendedKeyUsageOID.CLIENT_AUTH, timedelta(days=1)))
+    identity.write_bytes(self_signed("root", [], ExtendedKeyUsageOID.CLIENT_AUTH, timedelta(days=1), utc_now()))
     server = https_context(tmp_path, HttpsConfig(None, None, identity, "cn"))
     client = client_context(version, identity)
     first, at_server = visit(server, client)
@@ -93,7 +94,7 @@ def test_client_certificate_is_judged_with_every_connection(tmp_path: Path, vers
     assert not again.session_reused
     assert at_server.get_peer_certificate() is not None
     another = tmp_path / "another.pem"
-    another.write_bytes(self_signed("other", [], ExtendedKeyUsageOID.CLIENT_AUTH, timedelta(days=1)))
+    another.write_bytes(self_signed("other", [], ExtendedKeyUsageOID.CLIENT_AUTH, timedelta(days=1), utc_now()))
     server.take(https_context(tmp_path, HttpsConfig(None, None, another, "cn")))
     with pytest.raises(SSL.Error):
         visit(server, client, first.session)

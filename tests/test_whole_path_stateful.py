@@ -33,11 +33,11 @@ from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavaila
 from bmc_proxy.exchange import Requester
 from protocol.errors import ErrorCode
 from protocol.frame import HEADER_OCTETS, MAX_PAYLOAD
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import certificates_of
 from vmi_agent.ca.certificate import assemble
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_rows import REPLAY_WINDOW_MS

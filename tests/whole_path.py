@@ -33,9 +33,9 @@ from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.root_cache import RootCache
+from runtime.clock import milliseconds
 from vmi_agent.custody import Custody, CustodyError, Pace
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_schema import FILE_NAME, PENDING, issuance
 from vmi_agent.ledger.writer import Ledger
@@ -190,7 +190,7 @@ class WholePath:
         agents = Agents(self.agent_links)
         proxy_state = self.directory / "proxy"
         proxy_state.mkdir()
-        roots = RootCache(proxy_state, lambda: self.time().timestamp(), lambda _reason: None)
+        roots = RootCache(proxy_state, lambda: self.time().timestamp(), self.clock.seconds, lambda _reason: None)
         self.door = Door(self.clock, agents, MAX_WAITING)
         agents.on_room = self.door.look
         self.exchange = Exchange(agents, self.door, roots, DEADLINE_S)

@@ -59,6 +59,7 @@ class Config:
         anchor_to: where the audit's head is written down.
         keep_expired: how long certificates are kept after their end; None for ever.
         profiles: the file of profiles; None for the one that is built in.
+        accept_clock: start although the clock is before the date of this software.
 
     Raises:
         ConfigError: a value is refused.
@@ -78,6 +79,7 @@ class Config:
     anchor_to: AnchorTo
     keep_expired: timedelta | None
     profiles: Path | None
+    accept_clock: bool = False
 
     def __post_init__(self) -> None:
         if not self.listen:

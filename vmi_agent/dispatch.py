@@ -19,16 +19,18 @@ from protocol.records import (
     SignCsr,
     Signed,
 )
-from vmi_agent.ca.authority import Generations
+from runtime.clock import milliseconds
+from vmi_agent.ca.authority import CaNotValid, Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, LedgerUnavailable, NotWanted, Refused
-from vmi_agent.issuing import Issuing, milliseconds
+from vmi_agent.issuing import Issuing
 from vmi_agent.ledger.audit import Event
 from vmi_agent.status.ocsp import OcspResponder
 from vmi_agent.status.publishing import Publishing
 from vmi_agent.walks import recorded
 
 FAILED_RETRY_AFTER_MS = 5_000
+_CA_NOT_VALID = "The CA has ended or is not valid yet. Nothing was issued. The agent's log says what to do."
 _NO_LEDGER = "The agent's ledger cannot be written. Nothing was issued."
 
 
@@ -70,9 +72,11 @@ class Dispatch:
         self._now = now
         self._report = report
 
-    def chain(self) -> Chain:
-        """Return the CA's certificates. Does not block."""
+    def chain(self) -> Answer:
+        """Return the CA's certificates, unless they are not valid yet: nobody is to trust those. Does not block."""
         authority = self._generations.current
+        if self._now() < authority.valid_from:
+            return failed(_CA_NOT_VALID)
         return Chain(authority.generation, authority.chain)
 
     def published(self, request: GetPublished) -> Answer:
@@ -120,6 +124,9 @@ class Dispatch:
             error = failed("Signing took too long. Nothing was issued: ask again.")
         except LedgerUnavailable:  # the ledger has told of it, once for all requests; it holds the audit as well
             return _not_signed(failed(_NO_LEDGER))
+        except CaNotValid as failure:
+            self._report(failure, csr_sha256)
+            error = failed(_CA_NOT_VALID)
         except CustodyError as failure:
             self._report(failure, csr_sha256)
             error = failed("The CA's key cannot be used now. Nothing was issued.")

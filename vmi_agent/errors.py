@@ -34,7 +34,10 @@ class LedgerUnavailable(Exception):
 
 
 class ClosedOff(LedgerUnavailable):
-    """What was to be signed was closed off meanwhile, as it was pending for too long; a retry gets another one."""
+    """What was to be signed is worth nothing any more: a retry gets another one.
+
+    It was closed off as it was pending for too long, or the clock was set meanwhile.
+    """
 
 
 class CheckpointFailed(LedgerUnavailable):

@@ -10,10 +10,9 @@ from hashlib import sha256
 
 from protocol.errors import ErrorCode
 from protocol.records import SignCsr
-from runtime.hints import command
+from runtime.clock import milliseconds
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import assemble, certificate_tbs, new_serial
-from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
@@ -78,7 +77,7 @@ class Issuing:
             NotWanted: from `still_wanted`; nothing was recorded.
             ClosedOff: signing took so long that the intent was closed off.
             LedgerUnavailable: nothing may be answered.
-            CustodyError: the key cannot be reached now; nothing was signed.
+            CustodyError: the key cannot be reached now, or the CA is not valid (CaNotValid); nothing was signed.
             SelfCheckFailed: as its docstring says.
         """
         authority = self._current()  # one and the same from here on, whatever happens to the CA meanwhile
@@ -93,7 +92,9 @@ class Issuing:
                 raise _blocked() from None
             raise
 
-        intent = self._intent(request, approved, authority, new_serial(), self._now())
+        now = self._now()
+        authority.check_valid(now)
+        intent = self._intent(request, approved, authority, new_serial(), now)
         still_wanted()
         outcome = await recorded(intent)
         if isinstance(outcome, Resumed):
@@ -125,9 +126,6 @@ class Issuing:
         self, request: SignCsr, approved: Approved, authority: Authority, serial: bytes, now: datetime
     ) -> Intent:
         issuer = authority.issuer
-        if now >= issuer.not_after:
-            rotate = command("vmi-agent", "ca rotate", opens_keys=True)
-            raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: `{rotate}`")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
         return Intent(
             serial=serial,
@@ -176,7 +174,8 @@ async def sign_recorded(
 
     Raises:
         Refused: CSR_BLOCKED_KEY; the key was blocked since the intent was recorded.
-        ClosedOff: it took so long that the intent was closed off.
+        ClosedOff: it took so long that the intent was closed off, or the certificate is not valid now, as the clock was
+            set meanwhile.
         LedgerUnavailable: the certificate may not be given to anybody.
         CustodyError: the key cannot be reached now; nothing was signed.
         SelfCheckFailed: as its docstring says.
@@ -190,6 +189,8 @@ async def sign_recorded(
 
     signature, certificate = await made(authority.custody, sign)
     signed_ms, digest = milliseconds(now()), sha256(certificate).digest()
+    if not intent.not_before <= signed_ms // 1000 <= intent.not_after:
+        raise ClosedOff("the clock was set while the certificate was signed, which is not valid now")
     kept = await recorded(Signature(intent.serial, signature, signed_ms, digest, intent.not_after, public_key_info))
     if isinstance(kept, KeyBlocked):
         raise _blocked()
@@ -204,15 +205,5 @@ def _blocked() -> Refused:
     return Refused(ErrorCode.CSR_BLOCKED_KEY, text)
 
 
-def utc_now() -> datetime:
-    """Return the time of day, aware, in UTC."""
-    return datetime.now(UTC)
-
-
 def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
-
-
-def milliseconds(moment: datetime) -> int:
-    """Return a time in milliseconds since 1970-01-01 UTC."""
-    return int(moment.timestamp() * 1000)

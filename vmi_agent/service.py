@@ -19,13 +19,14 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from protocol.records import Hello, Role
-from runtime import channel_tls, state_dir
+from runtime import state_dir
+from runtime.clock import milliseconds, refuse_before_build, utc_now
 from runtime.descriptions import has_tls, without_tls
 from runtime.endpoints import describe, listen, server_endpoint
 from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
-from runtime.reload import Reloadable
+from runtime.reload import Reloadable, channel_reloadable
 from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
@@ -36,7 +37,7 @@ from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
 from vmi_agent.dispatch import Dispatch
 from vmi_agent.errors import CheckpointFailed, LedgerUnavailable
-from vmi_agent.issuing import Issuing, milliseconds, utc_now
+from vmi_agent.issuing import Issuing
 from vmi_agent.judging.profile_file import load_profiles
 from vmi_agent.judging.profile_lint import check
 from vmi_agent.ledger.audit import Event
@@ -94,6 +95,7 @@ class AgentApplication:
     async def start(self) -> dict[str, object]:
         """Lint the profiles, open the state directory, make the CA where there is none, and listen."""
         config = self._config
+        refuse_before_build(utc_now(), accepted=config.accept_clock)
         check(self._profiles, utc_now(), authority.pointers(config.publishing.publish_at, 1))
         self._lock = lock = state_dir.claim(config.state_dir, shared=config.shared)
         try:
@@ -219,8 +221,7 @@ class AgentApplication:
         factory: IProtocolFactory = server
         if has_tls(description):
             try:
-                load = partial(channel_tls.channel_context, self._config.state_dir / channel_tls.FILE_NAME)
-                self._tls = self._tls or Reloadable("channel", load)
+                self._tls = self._tls or channel_reloadable(self._config.state_dir)
             except FileRefused as error:
                 raise StartError(str(error)) from error
             factory = TlsFactory(self._tls.context, server)
@@ -235,6 +236,8 @@ class AgentApplication:
 
     def _round(self) -> Deferred[None]:
         assert self._upkeep is not None  # there are rounds
+        if self._tls is not None:
+            self._tls.look()
         done = self._upkeep_thread.run(self._upkeep.round).addCallback(self._tell_proxies)
         return done.addErrback(partial(_log.failure, "a round of upkeep failed"))  # and the next one is tried
 

@@ -4,20 +4,21 @@ Each round looks at a few numbers and does what is due. What fails is told once,
 with the next round.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from runtime.clock import milliseconds
 from runtime.errors import ConfigError
 from runtime.hints import command
-from vmi_agent.ca.authority import Generations
+from vmi_agent.ca.authority import Generations, validity_text
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import anchor, audit, closing_off
 from vmi_agent.ledger.listing import PRUNE_BATCH, prune
 from vmi_agent.ledger.writer import Ledger
@@ -28,6 +29,7 @@ PRUNE_EVERY = timedelta(hours=1)
 WARN_BEFORE_END = timedelta(days=90)
 WARN_EVERY = timedelta(days=1)
 TELL_AGAIN = timedelta(hours=1)
+_VALIDITY = "warning of the CA's validity"
 
 _log = Logger()
 
@@ -63,6 +65,7 @@ class Upkeep:
         anchor_to: where anchors go.
         keep_expired: how long certificates are kept after their end; None for ever.
         now: returns the aware UTC time.
+        monotonic: returns the seconds of a clock that nobody sets.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Upkeep:
         anchor_to: AnchorTo,
         keep_expired: timedelta | None,
         now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generations = generations
         self._publishing = publishing
@@ -82,6 +86,8 @@ class Upkeep:
         self._anchor_to = anchor_to
         self._keep_expired = keep_expired
         self._now = now
+        self._monotonic = monotonic
+        self._opened_at = monotonic()
         self._told: dict[str, str] = {}
         self._due: dict[str, datetime] = {}
 
@@ -98,7 +104,7 @@ class Upkeep:
         self._try("audit not anchored", self._anchor)
         self._try("expired certificates not pruned", self._prune)
         self._try("intents not closed off", self._close_off)
-        self._warn_of_end()
+        self._warn_of_validity()
         return self._generations.current.generation, self._publishing.newest_number
 
     def _try(self, what: str, work: Callable[[], None]) -> None:
@@ -119,7 +125,8 @@ class Upkeep:
 
     def _is_due(self, what: str, period: timedelta) -> bool:
         now = self._now()
-        if self._due.get(what, now) > now:
+        # What is due later than one period from now was put off while the clock was ahead.
+        if now < self._due.get(what, now) <= now + period:
             return False
         self._due[what] = now + period
         return True
@@ -171,12 +178,21 @@ class Upkeep:
         if self._keep_expired is None or not self._is_due("prune", PRUNE_EVERY):
             return
         now = self._now()
-        ended_before = now - self._keep_expired
+        ended_before = min(now, self._least_time()) - self._keep_expired
         count = self._ledger.change(lambda connection: prune(connection, ended_before, milliseconds(now)))
         if count:
             _log.info("expired certificates pruned", count=count)
         if count == PRUNE_BATCH:
             self._due.pop("prune")  # the rest with the next rounds, so that signing gets its turns
+
+    def _least_time(self) -> datetime:
+        """Return what time it is at least: when the audit was last written, and what passed since this process began.
+
+        What is pruned is gone for good, and a clock that is ahead says of everything that it ended long ago.
+        """
+        last_ms = self._ledger.last_written_ms
+        since = datetime.fromtimestamp(last_ms / 1000, UTC) if last_ms else self._now()
+        return since + timedelta(seconds=self._monotonic() - self._opened_at)
 
     def _close_off(self) -> None:
         now_ms = milliseconds(self._now())
@@ -184,8 +200,15 @@ class Upkeep:
             count = self._ledger.change(lambda connection: closing_off.close_off_old(connection, now_ms))
             _log.warn("intents without certificate closed off", count=count)
 
-    def _warn_of_end(self) -> None:
-        end = self._generations.current.issuer.not_after
-        if end - self._now() < WARN_BEFORE_END and self._is_due("warning of the CA's end", WARN_EVERY):
-            rotate = command("vmi-agent", "ca rotate", opens_keys=True)
-            _log.warn("CA ends soon or has ended", not_after=end.isoformat(), renew_with=f"`{rotate}`")
+    def _warn_of_validity(self) -> None:
+        now, current = self._now(), self._generations.current
+        is_valid = current.is_valid_at(now)
+        if is_valid and current.valid_until - now >= WARN_BEFORE_END:
+            self._due.pop(_VALIDITY, None)  # where it is wrong later, it is told at once
+        elif self._is_due(_VALIDITY, WARN_EVERY):
+            if is_valid:
+                rotate = command("vmi-agent", "ca rotate", opens_keys=True)
+                _log.warn("CA ends soon", not_after=current.valid_until.isoformat(), renew_with=f"`{rotate}`")
+            else:
+                reason = validity_text(current.valid_from, current.valid_until, now)
+                _log.error("CA is not valid, nothing is signed", reason=reason)

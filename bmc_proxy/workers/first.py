@@ -22,13 +22,13 @@ from bmc_proxy.workers.crew import Crew
 from bmc_proxy.workers.records import Record, Reload, SetUp
 from bmc_proxy.workers.shared_sessions import SharedSessions, to_record
 from bmc_proxy.workers.worker_process import SharingReactor
-from runtime import channel_tls, state_dir
+from runtime import reload, state_dir
 from runtime.descriptions import has_tls
 from runtime.endpoints import client_endpoint, describe
 from runtime.errors import StartError
 from runtime.files import FileRefused, remove_leftovers
 from runtime.lifecycle import DRAIN_S
-from runtime.reload import Reloadable
+from runtime.reload import Reloadable, channel_reloadable
 
 # A worker may take all of the drain, and a moment to close.
 WORKERS_END_S = DRAIN_S + 0.8
@@ -60,9 +60,11 @@ class FirstProcess:
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
         self._https: Reloadable | None = None
+        self._channel: Reloadable | None = None
         self._desk: Desk | None = None
         self._crew: Crew | None = None
         self._looking: LoopingCall | None = None
+        self._looking_at_certificates: LoopingCall | None = None
 
     async def start(self) -> dict[str, object]:
         """Open the state directory and the listeners, and start the workers, which accept connections."""
@@ -73,9 +75,9 @@ class FirstProcess:
             accounts = AccountStore(config.state_dir, partial(not_usable, "accounts"))
             if config.https_at is not None:
                 # Made here where one is due; the workers read it.
-                self._https = Reloadable("https", partial(https.https_context, config.state_dir, config.https_config))
+                self._https = https.https_reloadable(config, is_alone=True)
             if any(map(has_tls, config.agent)):
-                channel_tls.channel_context(config.state_dir / channel_tls.FILE_NAME)
+                self._channel = channel_reloadable(config.state_dir)
         except (AccountsUnusable, FileRefused) as error:
             raise StartError(str(error)) from error
         sessions = SharedSessions(time.monotonic, config.session_idle_s, self._tell, self._confirm)
@@ -97,6 +99,9 @@ class FirstProcess:
         self._looking = LoopingCall(sessions.all)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_EVERY_S, now=False)
+        self._looking_at_certificates = LoopingCall(self._look_at_certificates)
+        self._looking_at_certificates.clock = self._reactor
+        self._looking_at_certificates.start(reload.LOOK_EVERY_S, now=False)
         await crew.start()
         return {**addresses, "agents": list(config.agent), "workers": config.workers}
 
@@ -111,18 +116,27 @@ class FirstProcess:
             self._desk.refuse()
         if self._crew is not None:
             await self._crew.end(WORKERS_END_S - NO_MORE_S)
-        if self._looking is not None:
-            self._looking.stop()
+        for each in (self._looking, self._looking_at_certificates):
+            if each is not None:
+                each.stop()
         if self._desk is not None:
             await self._desk.close()
         if self._lock is not None:
             self._lock.release()
 
     def reload(self) -> None:
-        """Make the certificate of HTTPS anew where it is due, and have the workers take theirs."""
-        if self._https is not None:
-            self._https.reload()
+        """Make the certificate of HTTPS again where it is due, and have the workers take theirs."""
+        for each in (self._https, self._channel):
+            if each is not None:
+                each.reload()
         self._tell(Reload())
+
+    def _look_at_certificates(self) -> None:
+        """Renew what is due, have the workers take it, and warn of what is not valid or soon no more."""
+        if self._channel is not None:
+            self._channel.look()
+        if self._https is not None and self._https.look():
+            self._tell(Reload())
 
     def _set_ups(self) -> list[SetUp]:
         config = config_to_json(share_of(self._config))

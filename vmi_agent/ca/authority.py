@@ -1,6 +1,6 @@
 """The CA as the agent uses it: for each root generation a key in custody, and the certificates above the leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,10 @@ from vmi_agent.custody.algorithms import signature_algorithm
 from vmi_agent.custody.opening import Access, open_key
 
 
+class CaNotValid(CustodyError):
+    """The CA has ended, or is not valid yet: what it signed would not verify."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """What issues.
@@ -30,6 +34,7 @@ class Authority:
         issuer: what of it goes into every certificate that it issues.
         custody: signs for it.
         self_check: reads back what it signed, under `certificate`.
+        valid_from, valid_until: when all of `certificates` are valid, so that what it signs verifies.
     """
 
     generation: int
@@ -39,9 +44,14 @@ class Authority:
     issuer: Issuer
     custody: Custody
     self_check: SelfCheck = field(init=False, repr=False, compare=False)
+    valid_from: datetime = field(init=False, repr=False, compare=False)
+    valid_until: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "self_check", SelfCheck(self.certificate))
+        valid_from, valid_until = validity_of(self.certificates)
+        object.__setattr__(self, "valid_from", valid_from)
+        object.__setattr__(self, "valid_until", valid_until)
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -52,6 +62,40 @@ class Authority:
     def root(self) -> x509.Certificate:
         """The trust anchor."""
         return self.certificates[-1]
+
+    def is_valid_at(self, now: datetime) -> bool:
+        """Return whether what it signs verifies now."""
+        return self.valid_from <= now < self.valid_until
+
+    def check_valid(self, now: datetime) -> None:
+        """Check that what it signs verifies.
+
+        Raises:
+            CaNotValid: it does not; the text says what to do.
+        """
+        if not self.is_valid_at(now):
+            raise CaNotValid(validity_text(self.valid_from, self.valid_until, now))
+
+
+def validity_of(certificates: Sequence[x509.Certificate]) -> tuple[datetime, datetime]:
+    """Return from when until when all of these certificates are valid."""
+    return (
+        max(each.not_valid_before_utc for each in certificates),
+        min(each.not_valid_after_utc for each in certificates),
+    )
+
+
+def validity_text(valid_from: datetime, valid_until: datetime, now: datetime) -> str:
+    """Return what is to be said of a CA that is not valid now, and what to do; nothing of one that is valid."""
+    rotate = command("vmi-agent", "ca rotate", opens_keys=True)
+    if now < valid_from:
+        return (
+            f"the CA is not valid before {valid_from.isoformat()}: it was made while the clock was ahead, or the clock"
+            f" is slow now. Nothing is signed. Set the clock, or make a new CA: `{rotate}`"
+        )
+    if now >= valid_until:
+        return f"the CA ended at {valid_until.isoformat()}. Nothing is signed. Make a new one: `{rotate}`"
+    return ""
 
 
 def exists(state_dir: Path) -> bool:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from protocol import der
+from runtime.clock import BACK_DATE
 from vmi_agent.ca.certificate import (
     Issuer,
     assemble,
@@ -22,7 +23,6 @@ from vmi_agent.custody import Custody
 from vmi_agent.custody.algorithms import signature_algorithm
 
 ROOT_VALIDITY = timedelta(days=20 * 365)
-BACK_DATE = timedelta(minutes=5)
 _VERSION_1, _SET, _CONTEXT_0 = bytes.fromhex("020100"), 0x31, 0xA0
 # Room for one issuing CA, or a cross-certificate, between root and leaf.
 _ROOT_PATH_LENGTH = 1

@@ -82,7 +82,8 @@ def _check_ca_certificate(certificate: x509.Certificate, name: str, below: int, 
     if constraints.path_length is not None and constraints.path_length < below:
         raise CustodyError(f"{name} allows a path of {constraints.path_length} CAs below it, here are {below}")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise CustodyError(f"{name} is not valid now (until {certificate.not_valid_after_utc.isoformat()})")
+        since, until = certificate.not_valid_before_utc.isoformat(), certificate.not_valid_after_utc.isoformat()
+        raise CustodyError(f"{name} is not valid now, but from {since} until {until}. Compare the clock.")
     if not _may_issue_clients(extensions):
         raise CustodyError(f"{name} allows no TLS clients below it: leave out its extended key usage")
 

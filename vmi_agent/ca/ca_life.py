@@ -66,7 +66,7 @@ def create_ephemeral(
 def rotate(
     state_dir: Path, key_type: str | None, access: Access, now: datetime, note: Note, *, to_file: bool = False
 ) -> x509.Certificate:
-    """Make the next generation, with cross-certificates both ways where the old key is at hand; return its root.
+    """Make the next generation, with cross-certificates both ways where the old root is valid; return the new root.
 
     A root that was imported may allow no CA below it (path length 0): it gets none for the new one.
 
@@ -101,7 +101,8 @@ def rotate(
         made_with = Access(access.passphrase) if to_file else access
         custody = opened.enter_context(closing(make_key(staging, key_type, made_with, _label(generation))))
         root = _add_root(staging, generation, custody, now)
-        if old_custody is not None and old.not_valid_after_utc > now:
+        # What names a root that is not valid would not be valid either.
+        if old_custody is not None and old.not_valid_before_utc <= now < old.not_valid_after_utc:
             old_with_new = cross_certificate(old, authority.issuer_of(root), custody, now)
             ca_store.write_certificates(staging / ca_store.OLD_WITH_NEW_FILE, [old_with_new])
             if _allows_ca_below(old):

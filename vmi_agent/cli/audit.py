@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from runtime.cli_output import print_line
+from runtime.clock import milliseconds, utc_now
 from runtime.hints import command
 from vmi_agent.cli.groups import iso, main, settings, tell
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import anchor, audit_check
 from vmi_agent.ledger import audit as audit_rows
 from vmi_agent.ledger.audit import Event, Row

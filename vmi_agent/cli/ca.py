@@ -8,14 +8,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from runtime import state_dir as state_directory
 from runtime.cli_output import print_line
+from runtime.clock import refuse_before_build, utc_now
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret
 from vmi_agent.ca import authority, ca_life, ca_store
 from vmi_agent.cli.custody_options import opens_keys, read_passphrase
-from vmi_agent.cli.groups import as_json, iso, main, noting, print_record, settings, tell
+from vmi_agent.cli.groups import accepts_clock, as_json, iso, main, noting, print_record, settings, tell
 from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import utc_now
 from vmi_agent.ledger.ledger_schema import check_ca_not_missing
 from vmi_agent.ledger.writer import Ledger
 
@@ -37,13 +37,15 @@ def ca() -> None:
 @ca.command("init")
 @settings.common
 @key_type_option
+@accepts_clock
 @opens_keys
 @tell
-def ca_init(state_dir: Path, key_type: str, access: Access) -> None:
+def ca_init(state_dir: Path, key_type: str, accept_clock: bool, access: Access) -> None:
     """Make the CA: a key and its self-signed root.
 
     Example: vmi-agent ca init --state-dir /var/lib/vmi-agent --key-type p384
     """
+    refuse_before_build(utc_now(), accepted=accept_clock)
     lock = state_directory.claim(state_dir)
     if authority.exists(state_dir):
         raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
@@ -59,13 +61,16 @@ def ca_init(state_dir: Path, key_type: str, access: Access) -> None:
 @as_json
 @tell
 def ca_show(state_dir: Path, as_json: bool) -> None:
-    """Print the trust anchor.
+    """Print the trust anchor, and whether what it signs verifies now.
 
     Example: vmi-agent ca show --state-dir /var/lib/vmi-agent --json
     """
     generation = ca_store.newest(state_dir)
     certificates = authority.certificates_of(state_dir, generation)
-    fields = {"root_generation": generation, **_fields(certificates[-1])}
+    now = utc_now()
+    valid_from, valid_until = authority.validity_of(certificates)
+    status = "valid" if valid_from <= now < valid_until else authority.validity_text(valid_from, valid_until, now)
+    fields = {"root_generation": generation, "status": status, **_fields(certificates[-1])}
     if len(certificates) > 1:
         fields["issuing"] = [_fields(each) for each in certificates[:-1]] if as_json else _name(certificates[0])
     print_record(fields, as_json)
@@ -75,13 +80,15 @@ def ca_show(state_dir: Path, as_json: bool) -> None:
 @settings.common
 @click.option("--key-type", type=click.Choice(KEY_TYPES), help="Of the new key. Without it, of the old one's kind.")
 @click.option("--to-file", is_flag=True, help="Make the new key in a file, although the old one is in a token.")
+@accepts_clock
 @opens_keys
 @tell
-def ca_rotate(state_dir: Path, key_type: str | None, to_file: bool, access: Access) -> None:
+def ca_rotate(state_dir: Path, key_type: str | None, to_file: bool, accept_clock: bool, access: Access) -> None:
     """Make a new root, with cross-certificates to and from the old one. A running agent takes it within a second.
 
     Example: vmi-agent ca rotate --state-dir /var/lib/vmi-agent
     """
+    refuse_before_build(utc_now(), accepted=accept_clock)
     root = ca_life.rotate(state_dir, key_type, access, utc_now(), noting(state_dir), to_file=to_file)
     print_line(f"CA rotated: {_name(root)}")
 

@@ -12,12 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from runtime.cli_output import print_line
+from runtime.clock import milliseconds, utc_now
 from runtime.hints import command
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.certificate import assemble
 from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, print_record, settings, tell
 from vmi_agent.cli.hexadecimal import KEY_SHA256, SERIAL, SERIAL_PREFIX
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import blocked_keys, listing
 from vmi_agent.ledger.ledger_schema import FIRST_WITH_BLOCK_LIST, writing
 from vmi_agent.ledger.listing import STATUSES, Filter

@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 
 from runtime import state_dir as state_directory
+from runtime.clock import refuse_before_build, utc_now
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret, replace_file, sync_directory
 from runtime.hints import command
-from vmi_agent.cli.groups import main, settings, tell
+from vmi_agent.cli.groups import accepts_clock, main, settings, tell
 
 # Beside the agent's own, until it is handed over.
 _PROXY_CREDENTIALS = "channel-of-proxy.pem"
@@ -27,12 +28,14 @@ def channel() -> None:
     is_flag=True,
     help="Replace what is there: after a SIGHUP no proxy gets in with the old ones, after a restart none stays in.",
 )
+@accepts_clock
 @tell
-def channel_init(state_dir: Path, replace: bool) -> None:
+def channel_init(state_dir: Path, replace: bool, accept_clock: bool) -> None:
     """Make the channel's credentials, the agent's and the proxy's, each of which pins the other.
 
     Example: vmi-agent channel init --state-dir /var/lib/vmi-agent
     """
+    refuse_before_build(utc_now(), accepted=accept_clock)
     state_directory.make(state_dir)
     from runtime import channel_tls
 

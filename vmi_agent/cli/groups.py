@@ -26,6 +26,9 @@ from vmi_agent.ledger.listing import NoSuchCertificate
 from vmi_agent.status.revocation import RevocationRefused
 
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
+accepts_clock = settings.option(
+    "--accept-clock", is_flag=True, help="Use a clock that is before the date of this software, as it is."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 tell = telling(
     CustodyError, FileRefused, LedgerUnavailable, NoSuchCertificate, RevocationRefused, AnchorRefused, BlockListRefused

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from runtime.clock import milliseconds, utc_now
 from runtime.errors import StartError
 from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, settings, tell
 from vmi_agent.cli.hexadecimal import KEY_SHA256, digits_of
 from vmi_agent.cli.key_files import hashes_in
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds, utc_now
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.blocked_keys import BY_HAND, KEY_OCTETS, MAX_REASON_CHARACTERS, Block, is_reason
 from vmi_agent.ledger.ledger_schema import FIRST_WITH_BLOCK_LIST, reading, writing

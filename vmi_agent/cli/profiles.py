@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from runtime.cli_output import print_line
+from runtime.clock import utc_now
 from runtime.errors import StartError
 from vmi_agent.cli.groups import main, settings, tell
-from vmi_agent.issuing import utc_now
 
 profiles_option = settings.option(
     "--profiles",

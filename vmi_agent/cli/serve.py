@@ -9,7 +9,7 @@ import click
 
 from vmi_agent.cli.ca import key_type_option
 from vmi_agent.cli.custody_options import opens_keys
-from vmi_agent.cli.groups import main, settings, tell
+from vmi_agent.cli.groups import accepts_clock, main, settings, tell
 from vmi_agent.cli.profiles import profiles_option
 from vmi_agent.custody.opening import Access
 
@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Serve from the same state directory as other agents on this machine, all --shared.",
 )
+@accepts_clock
 @settings.log_format
 @key_type_option
 @profiles_option
@@ -110,6 +111,7 @@ def serve(
     keep_expired_days: int | None,
     ephemeral_ca: bool,
     shared: bool,
+    accept_clock: bool,
     log_format: str,
     key_type: str,
     profiles: Path | None,
@@ -139,6 +141,7 @@ def serve(
         profiles=profiles,
         ephemeral_ca=ephemeral_ca,
         shared=shared,
+        accept_clock=accept_clock,
         access=access,
         publishing=PublishingConfig(publish_at, timedelta(hours=crl_validity_hours), timedelta(hours=crl_period_hours)),
         anchor_to=AnchorTo(anchor_file, anchor_syslog, timedelta(seconds=anchor_period_s)),

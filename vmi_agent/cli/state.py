@@ -8,6 +8,7 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from runtime.clock import utc_now
 from runtime.errors import ConfigError
 from runtime.termination import cleaning_up
 from vmi_agent import restore as restoring
@@ -15,7 +16,6 @@ from vmi_agent.ca import backup as backups
 from vmi_agent.cli.custody_options import opens_keys
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.custody.opening import Access
-from vmi_agent.issuing import utc_now
 from vmi_agent.later_revocations import Later
 from vmi_agent.ledger.anchor import read_file
 from vmi_agent.ledger.audit_check import NO_ANCHORS

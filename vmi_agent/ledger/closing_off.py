@@ -5,10 +5,11 @@ What is closed off is never answered: a signature that comes later is refused. A
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, select, true, update
+from sqlalchemy import ColumnElement, Connection, or_, select, true, update
 
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.earlier_rows import AHEAD_MS
 from vmi_agent.ledger.ledger_rows import REPLAY_WINDOW_MS
 from vmi_agent.ledger.ledger_schema import ABANDONED, IS_PENDING, issuance
 from vmi_agent.ledger.statements import check_changed
@@ -32,7 +33,10 @@ def close_off_all(connection: Connection, now_ms: int) -> int:
 
 
 def close_off_old(connection: Connection, now_ms: int) -> int:
-    """Close off up to `AT_ONCE` of what has been pending for longer than `PENDING_MS`; return how many."""
+    """Close off up to `AT_ONCE` of what no retry takes up any more; return how many.
+
+    That is what has been pending for longer than `PENDING_MS`, or was recorded while the clock was ahead.
+    """
     return _close_off(connection, _is_old(now_ms), now_ms, AT_ONCE)
 
 
@@ -51,7 +55,7 @@ def events_of(serials: Sequence[bytes], now_ms: int) -> list[Event]:
 
 
 def _is_old(now_ms: int) -> ColumnElement[bool]:
-    return issuance.c.recorded_ms < now_ms - PENDING_MS
+    return or_(issuance.c.recorded_ms < now_ms - PENDING_MS, issuance.c.recorded_ms > now_ms + AHEAD_MS)
 
 
 def _close_off(connection: Connection, which: ColumnElement[bool], now_ms: int, limit: int | None = None) -> int:

@@ -247,7 +247,7 @@ def record_intents(
     """Insert a row for each intent whose certificate is neither issued nor pending; return one outcome each, in order.
 
     Of the same requester and CSR, and under the same root, no two are ever pending: what is older than the replay
-    window is closed off before another one is recorded.
+    window, or was recorded while the clock was ahead, is closed off before another one is recorded.
 
     Args:
         blocked: the SubjectPublicKeyInfos of these intents that are blocked.
@@ -255,8 +255,8 @@ def record_intents(
     if not intents:
         return []
     digests = [intent.request_digest for intent in intents]
-    since_ms = min(intent.recorded_ms for intent in intents) - REPLAY_WINDOW_MS
-    by_digest = earlier_rows.issued_since(connection, digests, since_ms)
+    now_ms = min(intent.recorded_ms for intent in intents)
+    by_digest = earlier_rows.issued_since(connection, digests, now_ms - REPLAY_WINDOW_MS, now_ms)
     pending: dict[Question, Sequence[_Waiting]] = dict(earlier_rows.pending(connection, digests))
     by_token = earlier_rows.of_tokens(connection, [token for intent in intents if (token := intent.idempotency_token)])
     taken: dict[bytes, bytes] = {}  # tokens that are new in this very batch, and their CSRs
@@ -309,16 +309,19 @@ def _close_off(connection: sqlite3.Connection, serials: Sequence[bytes]) -> None
 
 def _may_be_answered_again(row: IssuedRow | TokenRow, intent: Intent) -> bool:
     is_good = row.status == ISSUED and row.reason is None and row.root_generation == intent.root_generation
-    return is_good and not _has_ended(row, intent)
-
-
-def _has_ended(row: IssuedRow | TokenRow | _Waiting, intent: Intent) -> bool:
-    return row.not_after * 1000 < intent.recorded_ms
+    return is_good and earlier_rows.is_of_now(row, intent.recorded_ms)
 
 
 def _resumable(waiting: Sequence[_Waiting], intent: Intent) -> _Waiting | None:
-    since_ms = intent.recorded_ms - REPLAY_WINDOW_MS
-    return next((each for each in waiting if each.recorded_ms > since_ms and not _has_ended(each, intent)), None)
+    now_ms = intent.recorded_ms
+    return next(
+        (
+            each
+            for each in waiting
+            if each.recorded_ms > now_ms - REPLAY_WINDOW_MS and earlier_rows.is_of_now(each, now_ms)
+        ),
+        None,
+    )
 
 
 def _is_among(waiting: Sequence[_Waiting], serial: bytes | None) -> bool:

@@ -19,11 +19,15 @@ from vmi_agent.ledger.schema_upgrade import prepare
 _MEANWHILE_MS = 10_000
 
 
-def take_over(connection: Connection, now: datetime, *, alone: bool) -> int:
-    """Open a ledger in the transaction of the connection; return how many intents of dead processes were closed off.
+def take_over(connection: Connection, now: datetime, *, alone: bool) -> tuple[int, int]:
+    """Open a ledger in the transaction of the connection.
 
     Args:
         alone: no other agent has it open.
+
+    Returns:
+        How many intents of dead processes were closed off, and when the audit was last written before, in milliseconds
+        since 1970-01-01 UTC; 0 where it is new.
 
     Raises:
         LedgerUnavailable: it is of another version, or its audit was written later than now.
@@ -41,7 +45,7 @@ def take_over(connection: Connection, now: datetime, *, alone: bool) -> int:
         audit.append(connection, list(_events_of_before(connection, now_ms)))
     if 0 < version < FIRST_WITH_BLOCK_LIST:
         blocked_keys.block_revoked(connection, now_ms, f"vmi-agent, from schema version {version}")
-    return closing_off.close_off_all(connection, now_ms) if alone else 0
+    return closing_off.close_off_all(connection, now_ms) if alone else 0, last_ms
 
 
 def _events_of_before(connection: Connection, now_ms: int) -> Iterator[Event]:

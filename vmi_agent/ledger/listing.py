@@ -15,7 +15,7 @@ from vmi_agent.ledger.ledger_schema import ISSUED, PENDING, idempotency, issuanc
 from vmi_agent.ledger.statements import check_changed
 from vmi_agent.status.revocation import Reason
 
-STATUSES = ("valid", "expired", "revoked", "on-hold")
+STATUSES = ("valid", "expired", "revoked", "on-hold", "not-yet-valid")
 PRUNE_BATCH = 500
 PAGE = 500
 
@@ -37,7 +37,7 @@ class Filter:
         serial_prefix: how the serial number begins, in hexadecimal.
         key_sha256: over the SubjectPublicKeyInfo, 32 octets.
         status: one of `STATUSES`.
-        expiring_before: valid now, and no more then.
+        expiring_before: not ended now, but then.
         after: the serial number, in hexadecimal, of the last certificate of the page before.
         limit: how many at most.
     """
@@ -105,7 +105,10 @@ def status_of(row: Any, now: datetime) -> str:
     """Return which of `STATUSES` a row has."""
     if row.reason is not None:
         return "on-hold" if row.reason == Reason.certificateHold else "revoked"
-    return "valid" if row.not_after >= now.timestamp() else "expired"
+    now_s = int(now.timestamp())
+    if row.not_before > now_s:
+        return "not-yet-valid"
+    return "valid" if row.not_after >= now_s else "expired"
 
 
 def prune(connection: Connection, ended_before: datetime, now_ms: int) -> int:
@@ -149,7 +152,11 @@ def _conditions(wanted: Filter, now: datetime) -> Iterator[ColumnElement[bool]]:
     match wanted.status:
         case "valid":
             yield columns.reason.is_(None)
+            yield columns.not_before <= now_s
             yield columns.not_after >= now_s
+        case "not-yet-valid":
+            yield columns.reason.is_(None)
+            yield columns.not_before > now_s
         case "expired":
             yield columns.reason.is_(None)
             yield columns.not_after < now_s

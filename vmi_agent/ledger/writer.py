@@ -62,6 +62,8 @@ class Ledger:
     Attributes:
         is_new: nothing was in it.
         abandoned_at_start: how many intents earlier processes left without a signature.
+        last_written_ms: when the audit was last written before this process opened it, in milliseconds since 1970-01-01
+            UTC; 0 where it is new.
 
     Raises:
         LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
@@ -90,7 +92,7 @@ class Ledger:
                 if alone:
                     settle(self._engine, self._path)
                 with self._engine.begin() as connection:
-                    self.abandoned_at_start = take_over(connection, now, alone=alone)
+                    self.abandoned_at_start, self.last_written_ms = take_over(connection, now, alone=alone)
             # SQLite does the same for its log of writes, but does not mind where it fails.
             sync_directory(state_dir)
             # For what every certificate needs; what else there is gets others of SQLAlchemy's connections.

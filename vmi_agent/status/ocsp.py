@@ -19,11 +19,11 @@ from cryptography.x509 import ocsp
 from sqlalchemy import Connection, select
 
 from protocol import der
+from runtime.clock import BACK_DATE, milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import carried_revocations
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.writer import Ledger
@@ -101,7 +101,7 @@ class OcspResponder:
         if request.serial_number < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         authority = self._issuer(name, request.issuer_name_hash, request.issuer_key_hash)
-        if authority is None or authority.certificate.not_valid_after_utc <= self._now():
+        if authority is None or not authority.is_valid_at(self._now()):
             return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
         key = (name, authority.generation, request.serial_number)
         if nonce is None:
@@ -162,6 +162,11 @@ class OcspResponder:
     ) -> OcspAnswer:
         status = self._ledger.read(lambda connection: _status_of(connection, authority, request.serial_number))
         now = self._now().replace(microsecond=0)
+        # Dated back as leaves are, but not before the revocation, nor is that in the future.
+        this_update, revoked_at = now - BACK_DATE, status.revoked_at
+        if revoked_at is not None:
+            revoked_at = min(revoked_at, now)
+            this_update = max(this_update, revoked_at)
         builder = (
             ocsp.OCSPResponseBuilder()
             .add_response_by_hash(
@@ -170,9 +175,9 @@ class OcspResponder:
                 request.serial_number,
                 request.hash_algorithm,
                 status.status,
-                now,
+                this_update,
                 now + VALIDITY,
-                status.revoked_at,
+                revoked_at,
                 status.reason,
             )
             .responder_id(ocsp.OCSPResponderEncoding.HASH, delegate.certificate)

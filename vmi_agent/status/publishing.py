@@ -4,22 +4,27 @@ Serving one is a look into a dictionary. A CRL is made anew after each revocatio
 time of its making in milliseconds, so it rises over restored backups, which know nothing of the CRLs made since; and it
 is above the last one that the audit tells of, so it rises where the clock was set back, and over all agents that share
 a ledger. Each of these makes its own: one that has a higher number lists all that the ones before it had to.
+
+A CRL is dated back as leaves are, so that verifiers whose clocks are slow take it. Its entries are not: thisUpdate may
+be before the last revocations that it lists. A clock that was wrong leaves nothing behind: a CRL of the future is
+replaced, an entry that one left out is listed again, a revocation of the future counts from thisUpdate on.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 from sqlalchemy import Connection
 
+from runtime.clock import BACK_DATE, milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.issuing import milliseconds
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.writer import Ledger
@@ -45,17 +50,31 @@ class Publication:
     next_update_ms: int
 
 
+class _Entry(NamedTuple):
+    """A certificate that is revoked or on hold.
+
+    Attributes:
+        not_after_s: its end, in seconds since 1970-01-01 UTC; `revoked_ms` in milliseconds.
+        der: the entry, encoded.
+    """
+
+    not_after_s: int
+    revoked_ms: int
+    reason: int
+    der: bytes
+
+
 @dataclass(slots=True)
 class _Revoked:
     """What one generation's CRL lists.
 
     Attributes:
-        entries: encoded, with the end of the certificate in seconds since 1970-01-01 UTC, by serial.
+        entries: what the CRL lists, by serial; of certificates that have ended as well, as the clock may be wrong.
         changed: the serials of who was revoked or released since the last CRL was made.
-        made_at: the thisUpdate of the last CRL.
+        made_at: when the last CRL was made.
     """
 
-    entries: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    entries: dict[bytes, _Entry] = field(default_factory=dict)
     changed: set[bytes] = field(default_factory=set)
     made_at: datetime | None = None
 
@@ -66,7 +85,7 @@ class Publishing:
     Args:
         generations: sign them.
         ledger: knows what is revoked, and whose audit is told of each CRL.
-        validity: from thisUpdate to nextUpdate.
+        validity: from its making to its nextUpdate.
         period: how often a CRL is made anew where nothing was revoked.
         now: returns the aware UTC time.
 
@@ -138,9 +157,12 @@ class Publishing:
         """Make a generation's CRL where it is due; return what more was revoked or released meanwhile."""
         now = self._now().replace(microsecond=0)
         revoked = self._revoked.setdefault(authority.generation, _Revoked())
-        is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
         changed: frozenset[bytes] = frozenset()
-        if not (revoked.changed or is_due) or authority.certificate.not_valid_after_utc <= now:
+        if now < authority.valid_from and revoked.made_at is not None:  # the clock was set back since
+            revoked.made_at = None
+            self._made = {each: made for each, made in self._made.items() if each != authority.generation}
+        is_due = revoked.made_at is None or not revoked.made_at <= now < revoked.made_at + self._period
+        if not (revoked.changed or is_due) or not authority.is_valid_at(now):
             return changed
         for _ in range(_TRIES):
             if self._make(authority, revoked):
@@ -158,7 +180,7 @@ class Publishing:
                 revoked.entries.pop(change.serial, None)
             else:
                 entry = crl.entry(change.serial, change.revoked_ms, change.reason)
-                revoked.entries[change.serial] = (change.not_after, entry)
+                revoked.entries[change.serial] = _Entry(change.not_after, change.revoked_ms, change.reason, entry)
             self._seen = change.number
         changed = frozenset(change.serial for change in changes)
         if changed:
@@ -168,21 +190,16 @@ class Publishing:
     def _make(self, authority: Authority, revoked: _Revoked) -> bool:
         """Make a CRL; return False where it may not be published: it is behind another agent's, or a revocation."""
         now = self._now().replace(microsecond=0)
-        if revoked.made_at is not None:
-            # Who was on the last CRL after its end (RFC 5280, 3.3) need not be on this one.
-            last_s = revoked.made_at.timestamp()
-            for serial in [serial for serial, (end_s, _) in revoked.entries.items() if end_s < last_s]:
-                if serial not in revoked.changed:
-                    del revoked.entries[serial]
+        this_update = max(now - BACK_DATE, authority.valid_from)
+        entries = _entries(revoked, now, this_update)
         self._told = told = self._ledger.read(self._last_number)
         number = max(milliseconds(self._now()), told[1] + 1)
         next_update = now + self._validity
-        entries = (entry for _, entry in revoked.entries.values())
-        der = crl.make(authority.issuer, authority.custody, number, now, next_update, entries)
+        der = crl.make(authority.issuer, authority.custody, number, this_update, next_update, entries)
         fields = {
             "root_generation": authority.generation,
             "number": number,
-            "revoked": len(revoked.entries),
+            "revoked": len(entries),
             "sha256": sha256(der).hexdigest(),
         }
         event = Event(_CRL_ISSUED, milliseconds(self._now()), fields)
@@ -212,6 +229,23 @@ class Publishing:
         row, number = self._told
         fields = audit.last_fields(connection, _CRL_ISSUED, after=row)
         return audit.read_head(connection).last_id, int(fields.get("number", number))
+
+
+def _entries(revoked: _Revoked, now: datetime, this_update: datetime) -> list[bytes]:
+    """Return the entries of the CRL that is made now.
+
+    A certificate that was listed after its end is left out (RFC 5280, 3.3). What happened under a clock that was ahead
+    is not taken at its word: neither a last CRL of the future, nor the time of a revocation.
+    """
+    # Ended before the last CRL's thisUpdate.
+    last_s = None if revoked.made_at is None else (min(revoked.made_at, now) - BACK_DATE).timestamp()
+    now_ms, this_update_ms = milliseconds(now), milliseconds(this_update)
+    return [
+        # A second of grace: `now` is a whole one.
+        each.der if each.revoked_ms < now_ms + 1000 else crl.entry(serial, this_update_ms, each.reason)
+        for serial, each in revoked.entries.items()
+        if last_s is None or each.not_after_s >= last_s or serial in revoked.changed
+    ]
 
 
 def _certificates_of(generations: Sequence[Authority]) -> dict[int, Publication]:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.records import NO_IDEMPOTENCY_KEY
+from runtime.clock import BACK_DATE, milliseconds
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
@@ -25,7 +26,7 @@ from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, 
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
-from vmi_agent.issuing import milliseconds, sign_recorded
+from vmi_agent.issuing import sign_recorded
 from vmi_agent.ledger.ledger_rows import Intent
 from vmi_agent.ledger.writer import Ledger
 from vmi_agent.status.revocation import is_revoked
@@ -33,7 +34,6 @@ from vmi_agent.walks import alone
 
 VALIDITY = timedelta(days=90)
 RENEW_BEFORE_END = timedelta(days=30)
-BACK_DATE = timedelta(minutes=5)
 # Each try leaves rows in the ledger, and anybody at all may ask.
 RETRY_AFTER = timedelta(seconds=30)
 # For another agent that makes one at the same time.
@@ -83,7 +83,7 @@ class Responders:
         self._lock = threading.Lock()
 
     def get(self, authority: Authority) -> Delegate | None:
-        """Return a generation's delegate, which is made where it is missing or about to end.
+        """Return a generation's delegate, which is made where it is missing, about to end, or not valid yet.
 
         A revoked one is not used any more, once `forget` was told.
 
@@ -94,11 +94,11 @@ class Responders:
             CustodyError, LedgerUnavailable, SelfCheckFailed: it cannot be made now.
         """
         delegate = self._delegates.get(authority.generation)
-        if delegate is not None and not self._ends_soon(delegate, authority):
+        if delegate is not None and not self._is_due(delegate, authority):
             return delegate
         with self._lock:
             delegate = self._delegates.get(authority.generation) or self._load(authority)
-            if delegate is None or self._ends_soon(delegate, authority):
+            if delegate is None or self._is_due(delegate, authority):
                 delegate = self._renew(authority, delegate)
             if delegate is not None:
                 self._delegates[authority.generation] = delegate
@@ -117,7 +117,7 @@ class Responders:
 
     def _renew(self, authority: Authority, old: Delegate | None) -> Delegate | None:
         now = self._now()
-        if old is not None and old.certificate.not_valid_after_utc <= now:
+        if old is not None and not _is_valid(old, now):
             old = None
         failed_at = self._failed_at.get(authority.generation)
         if failed_at is not None and failed_at <= now < failed_at + RETRY_AFTER:
@@ -139,7 +139,7 @@ class Responders:
         try:
             with ca_store.locked_within(self._state_dir, LOCK_WAIT_S):
                 found = self._load(authority)  # which another agent may have made meanwhile
-                if found is not None and not self._ends_soon(found, authority):
+                if found is not None and not self._is_due(found, authority):
                     return found
                 made = self._make(authority)
                 pem = file.to_pem(made.key, self._passphrase) + made.certificate.public_bytes(
@@ -150,9 +150,10 @@ class Responders:
         except OSError as error:
             raise CustodyError(f"OCSP responder {path}: {error.strerror}") from error
 
-    def _ends_soon(self, delegate: Delegate, authority: Authority) -> bool:
-        end = delegate.certificate.not_valid_after_utc
-        return end < min(self._now() + RENEW_BEFORE_END, authority.issuer.not_after)
+    def _is_due(self, delegate: Delegate, authority: Authority) -> bool:
+        """Return whether another one is to be made: its certificate ends soon, or is not valid yet."""
+        now, end = self._now(), delegate.certificate.not_valid_after_utc
+        return end < min(now + RENEW_BEFORE_END, authority.issuer.not_after) or not _is_valid(delegate, now)
 
     def _path(self, authority: Authority) -> Path:
         return ca_store.directory_of(self._state_dir, authority.generation) / ca_store.OCSP_FILE
@@ -212,6 +213,11 @@ class Responders:
         self._ledger.record_intent(intent)
         der, _ = alone(sign_recorded(intent, authority, self._now, name.public_bytes(), key_info), self._ledger)
         return x509.load_der_x509_certificate(der)
+
+
+def _is_valid(delegate: Delegate, now: datetime) -> bool:
+    certificate = delegate.certificate
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def _serial_of(certificate: x509.Certificate) -> bytes:
