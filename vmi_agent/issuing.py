@@ -76,7 +76,7 @@ class Issuing:
         csr = parse(request.csr)
         key = key_policy.check(csr)
         check_possession(csr)
-        approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
+        approved = approve(csr, key, choose(self._profiles, request.user), authority.reserved)
 
         intent = self._intent(request, approved, authority, new_serial(), self._now())
         still_wanted()
