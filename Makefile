@@ -19,8 +19,8 @@ FUZZ_JOBS ?= 2
 BIN = $(VENV)/bin
 
 # The tests of protocol, vmi_agent.judging and vmi_agent.issuing.
-COVERING = connection connection_stateful csr_corpus der frame issuing judging key_policy patterns profile_file \
-    profiles records shared_ledger vectors
+COVERING = connection connection_stateful csr_corpus der frame hosts issuing judging key_policy malformed patterns profile_file \
+    profiles records reserved_names shared_ledger vectors visible
 
 .PHONY: run test lint format coverage fuzz soak bench clean scanner
 

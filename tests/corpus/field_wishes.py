@@ -61,9 +61,9 @@ def _extensions() -> dict[str, tuple[bytes, ...]]:
         "good-wish-critical-false-written": (extension(BASIC_CONSTRAINTS, sequence(), FALSE), usage),
         "good-wish-ca-false-written": (extension(BASIC_CONSTRAINTS, sequence(FALSE), TRUE), usage),
         "wish-ca-critical-false-written": (ca,),
-        "wish-ca-false-written-twice": (
-            extension(BASIC_CONSTRAINTS, sequence(FALSE)),
-            extension(BASIC_CONSTRAINTS, b"\x30\0"),
+        "wish-critical-false-written-of-two": (
+            extension(BASIC_CONSTRAINTS, sequence(), FALSE),
+            extension(BASIC_CONSTRAINTS, sequence(), FALSE),
         ),
         "wish-critical-false-written-twice": (sequence(oid(KEY_USAGE), FALSE, FALSE, der.wrap(der.OCTET_STRING, b"")),),
         "wish-extension-empty": (sequence(),),

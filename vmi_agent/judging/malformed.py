@@ -3,8 +3,6 @@
 Each text names the cause and what to change, and nothing of the input.
 """
 
-from itertools import pairwise
-
 from protocol import der
 from vmi_agent.errors import Refused
 from vmi_agent.judging.subject import read_subject
@@ -20,7 +18,7 @@ _FAULT_OF_KEY = (
     " CSR, for example with openssl req."
 )
 _VERSION_0 = b"\x02\x01\0"
-_MOST_ARC_OCTETS = 16
+_MOST_ARC_BITS = 128  # what the cryptography package reads
 
 
 def without_ecdsa_parameters(csr: bytes) -> bytes | None:
@@ -95,12 +93,16 @@ def _fault_of_subject(subject: bytes) -> str | None:
 
 
 def _is_object_identifier(element: bytes) -> bool:
-    """Return whether each arc is in its shortest form (X.690, 8.19.2), and of a size that people use."""
+    """Return whether each arc is in its shortest form (X.690, 8.19.2), and of a size that can be read."""
     contents = element[2:]
-    whole = element[0] == der.OBJECT_IDENTIFIER and bool(contents) and contents[-1] < 0x80
-    starts = [0, *(place + 1 for place, octet in enumerate(contents[:-1]) if octet < 0x80)]
-    lengths = [after - start for start, after in pairwise([*starts, len(contents)])]
-    return whole and all(contents[start] != 0x80 for start in starts) and max(lengths) <= _MOST_ARC_OCTETS
+    arc, begins = 0, True
+    for octet in contents:
+        arc = arc << 7 | octet & 0x7F
+        if (begins and octet == 0x80) or arc.bit_length() > _MOST_ARC_BITS:
+            return False
+        begins = octet < 0x80
+        arc = 0 if begins else arc
+    return element[0] == der.OBJECT_IDENTIFIER and bool(contents) and begins
 
 
 def _fault_of_attributes(attributes: bytes) -> str | None:

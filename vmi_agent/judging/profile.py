@@ -162,7 +162,7 @@ def approve(csr: Csr, key: AcceptedKey, profile: Profile, reserved: ReservedName
             " the console in it."
         )
     if profile.subject != _NO_RULES:
-        profile.subject.judge(list(csr.request.subject))
+        profile.subject.judge(subject.attributes())
     asked: x509.SubjectAlternativeName | None = None
     for wish in requested_extensions(csr):
         match wish.value:
@@ -178,8 +178,7 @@ def approve(csr: Csr, key: AcceptedKey, profile: Profile, reserved: ReservedName
     if asked is not None or subject.mailboxes:
         profile.names.judge_subject_mailboxes(subject.mailboxes)
         stamped = (*stamped, _alternative_names(asked, subject.mailboxes))
-    text = subject.text()
-    return Approved(csr, profile, csr.request.subject.rfc4514_string() if text is None else text, stamped)
+    return Approved(csr, profile, subject.text(), stamped)
 
 
 def _alternative_names(asked: x509.SubjectAlternativeName | None, mailboxes: Sequence[str]) -> bytes:

@@ -45,7 +45,7 @@ _USUAL = (UTF8_STRING, PRINTABLE_STRING, IA5_STRING)
 _PRINTABLE, _IA5 = frozenset({PRINTABLE_STRING}), frozenset({IA5_STRING})
 _PRINTABLE_OCTETS = re.compile(rb"[A-Za-z0-9 '()+,./:=?-]*\Z")  # X.680, table 10
 _COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
-_PLAIN_VALUE = re.compile(r'(?![# ])[^\\",+;<>]*(?<! )\Z')
+_SPECIAL = re.compile(r'[\\",+;<>]|\A[# ]|(?<=.) \Z')  # RFC 4514, 2.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ class _Rule:
 
     Attributes:
         name: the attribute's, for people.
-        label: the attribute's name in RFC 4514 texts, "" where it has none there.
+        label: the attribute's name in RFC 4514 texts.
         tags: the string types that it may have.
         most: characters, its upper bound.
     """
 
+    oid: x509.ObjectIdentifier | None
     name: str
     label: str
     tags: frozenset[int]
@@ -99,13 +100,12 @@ _BOUNDS = (
 
 
 def _rule(oid: x509.ObjectIdentifier, tags: frozenset[int], most: int) -> _Rule:
-    label = x509.NameAttribute(oid, "US").rfc4514_attribute_name
-    return _Rule(short_name(oid), "" if label == oid.dotted_string else label, tags, most)
+    return _Rule(oid, short_name(oid), x509.NameAttribute(oid, "US").rfc4514_attribute_name, tags, most)
 
 
 # By the contents of an attribute's type.
 _RULES = {object_identifier(oid)[2:]: _rule(oid, tags, most) for oid, tags, most in _BOUNDS}
-_UNKNOWN = _Rule("attribute of a type that is not known here", "", _DIRECTORY, _OCTETS_AT_MOST)
+_UNKNOWN = _Rule(None, "attribute of a type that is not known here", "", _DIRECTORY, _OCTETS_AT_MOST)
 _COUNTRIES = frozenset(object_identifier(oid)[2:] for oid in (NameOID.COUNTRY_NAME, NameOID.JURISDICTION_COUNTRY_NAME))
 _DOMAIN_COMPONENT = object_identifier(NameOID.DOMAIN_COMPONENT)[2:]
 _EMAIL_ADDRESS = object_identifier(NameOID.EMAIL_ADDRESS)[2:]
@@ -124,18 +124,38 @@ class Subject:
     name: tuple[tuple[Attribute, ...], ...]
     mailboxes: tuple[str, ...]
 
-    def text(self) -> str | None:
-        """Return the subject as RFC 4514 writes it, or None where that needs escapes or an attribute has no name."""
-        parts = []
-        for part in reversed(self.name):
-            attributes = []
-            for kind, text in part:
-                label = _RULES.get(kind, _UNKNOWN).label
-                if not label or not _PLAIN_VALUE.match(text):
-                    return None
-                attributes.append(f"{label}={text}")
-            parts.append("+".join(attributes))
-        return ",".join(parts)
+    def text(self) -> str:
+        """Return the subject as RFC 4514 writes it, the last part first."""
+        return ",".join("+".join(_attribute_text(*attribute) for attribute in part) for part in reversed(self.name))
+
+    def attributes(self) -> list[tuple[x509.ObjectIdentifier, str]]:
+        """Return the types and values of all attributes, in order."""
+        return [
+            (_RULES.get(kind, _UNKNOWN).oid or x509.ObjectIdentifier(_dotted(kind)), text)
+            for part in self.name
+            for kind, text in part
+        ]
+
+
+def _attribute_text(kind: bytes, text: str) -> str:
+    label = _RULES.get(kind, _UNKNOWN).label or _dotted(kind)
+    return f"{label}={_SPECIAL.sub(_escaped, text)}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
+
+
+def _dotted(kind: bytes) -> str:
+    """Return an object identifier's dotted form, by its contents (X.690, 8.19)."""
+    arcs, arc = [], 0
+    for octet in kind:
+        arc = arc << 7 | octet & 0x7F
+        if octet < 0x80:
+            arcs.append(arc)
+            arc = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
 
 
 def read_subject(subject: bytes) -> Subject:
