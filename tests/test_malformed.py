@@ -16,6 +16,7 @@ from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
 from vmi_agent.judging.malformed import cause
 from vmi_agent.judging.profile import Profile, approve
+from vmi_agent.judging.subject_rules import SubjectRules
 
 CSRS = Path(__file__).parent / "corpus" / "csrs"
 ALTERNATIVES = "subjectAltName in a form that cannot be read"
@@ -86,18 +87,18 @@ def read(name: str) -> bytes:
     return (CSRS / f"{name}.der").read_bytes()
 
 
-def judge(csr: bytes) -> str:
+def judge(csr: bytes, profile: Profile | None = None) -> str:
     """Judge a CSR in the order in which issuing does; return its subject's text."""
     parsed = parse(csr)
     key = key_policy.check(parsed)
     check_possession(parsed)
-    return approve(parsed, key, Profile(), ReservedNames()).subject_text
+    return approve(parsed, key, profile or Profile(), ReservedNames()).subject_text
 
 
-def refusal(csr: bytes) -> Refused:
+def refusal(csr: bytes, profile: Profile | None = None) -> Refused:
     """Return the refusal of a CSR."""
     with pytest.raises(Refused) as caught:
-        judge(csr)
+        judge(csr, profile)
     return caught.value
 
 
@@ -142,6 +143,17 @@ def test_subjects_text_is_escaped(value: str) -> None:
     assert judge(csr) == subject.rfc4514_string()
 
 
+@pytest.mark.parametrize("dotted", ["1.2.3.4", "1.3.6.1.4.1.2.6.99999", "2.999.3", "2.5.4.51", "0.9.2342.1"])
+def test_subjects_text_has_types_by_number(dotted: str) -> None:
+    """An attribute without a name stands in the text, and in a profile's rules, by its number."""
+    oid = x509.ObjectIdentifier(dotted)
+    csr = make_csr(subject=x509.Name([x509.NameAttribute(oid, "rack 7")]))
+
+    assert judge(csr) == f"{dotted}=rack 7"
+    assert judge(csr, Profile(subject=SubjectRules(fixed={oid: "rack 7"}))) == f"{dotted}=rack 7"
+    assert dotted in refusal(csr, Profile(subject=SubjectRules(fixed={oid: "rack 8"}))).text
+
+
 def test_ecdsa_with_null_parameters_is_verified() -> None:
     """A CSR whose ECDSA algorithm has NULL parameters has to be signed by its own key all the same."""
     good = read("good-algorithm-ecdsa-null")
@@ -154,6 +166,7 @@ def test_ecdsa_with_null_parameters_is_verified() -> None:
 def test_cause_of_what_is_none_of_these() -> None:
     """A CSR in which nothing else is wrong is told of its key, which is what remains."""
     assert "public key" in cause(make_csr())
+    assert "public key" in cause(read("good-attribute-windows"))
 
 
 @pytest.mark.parametrize(
