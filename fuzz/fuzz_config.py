@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import bmc_proxy.cli
 import vmi_agent.cli
+from vmi_agent.ca.names import ReservedNames
 from vmi_agent.custody.opening import Access
 from vmi_agent.upkeep import AnchorTo
 
@@ -182,7 +183,7 @@ def try_example(profile: Profile) -> None:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     csr = parse(builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.DER))
     try:
-        approve(csr, AcceptedKey(profile.key_kinds[0], profile.rsa_bits[0]), profile, b"")
+        approve(csr, AcceptedKey(profile.key_kinds[0], profile.rsa_bits[0]), profile, ReservedNames())
     except Refused as refused:
         assert refused.text
 

@@ -21,16 +21,21 @@ import atheris
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "corpus"))
 
-with atheris.instrument_imports(include=["protocol", "vmi_agent.judging", "vmi_agent.ca.certificate"]):
+with atheris.instrument_imports(
+    include=["protocol", "vmi_agent.judging", "vmi_agent.ca.certificate", "vmi_agent.ca.names"]
+):
     from protocol import der
     from protocol.der import DerError
     from protocol.errors import ErrorCode
     from vmi_agent.ca.certificate import Issuer, assemble, certificate_tbs
+    from vmi_agent.ca.names import ReservedNames
     from vmi_agent.judging import key_policy
     from vmi_agent.judging.alternative_names import NameRules
-    from vmi_agent.judging.csr import check_possession, parse
+    from vmi_agent.judging.csr import Csr, check_possession, parse
     from vmi_agent.judging.profile import Approved, Profile, approve, choose
+    from vmi_agent.judging.subject import read_subject
     from vmi_agent.judging.subject_rules import SubjectRules
+    from vmi_agent.judging.wishes import requested_extensions
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -91,6 +96,7 @@ ISSUER = Issuer(
     ROOT.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
     ROOT.not_valid_after_utc,
 )
+RESERVED = ReservedNames([ISSUER.name])
 TRUST = crypto.X509Store()
 TRUST.add_cert(crypto.X509.from_cryptography(ROOT))
 TRUST.set_flags(crypto.X509StoreFlags.X509_STRICT)
@@ -122,7 +128,7 @@ def judged(csr_der: bytes, user: str) -> Approved | tuple[ErrorCode, str]:
         csr = parse(csr_der)
         key = key_policy.check(csr)
         check_possession(csr)
-        return approve(csr, key, choose(PROFILES, user), ISSUER.name)
+        return approve(csr, key, choose(PROFILES, user), RESERVED)
     except Refused as refused:
         assert refused.code in CODES
         assert refused.text.isascii()
@@ -148,19 +154,20 @@ def check_leaf(approved: Approved) -> None:
     assert leaf.tbs_certificate_bytes == tbs
     assert leaf.serial_number == int.from_bytes(serial)
     assert (leaf.not_valid_before_utc, leaf.not_valid_after_utc) == period
-    _check_extensions(leaf, request, profile, is_rsa=isinstance(public_key, rsa.RSAPublicKey))
+    _check_extensions(leaf, csr, profile, is_rsa=isinstance(public_key, rsa.RSAPublicKey))
 
     read = crypto.load_certificate(crypto.FILETYPE_ASN1, made)
     crypto.X509StoreContext(TRUST, read).verify_certificate()
 
 
-def _check_extensions(
-    leaf: x509.Certificate, request: x509.CertificateSigningRequest, profile: Profile, *, is_rsa: bool
-) -> None:
+def _check_extensions(leaf: x509.Certificate, csr: Csr, profile: Profile, *, is_rsa: bool) -> None:
     found = {each.oid: each for each in leaf.extensions}
-    wanted = {each.oid: each.value for each in request.extensions}
-    names = wanted.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
-    assert set(found) == STAMPED | ({ExtensionOID.SUBJECT_ALTERNATIVE_NAME} if names is not None else set())
+    wanted = {each.oid: each.value for each in requested_extensions(csr)}
+    asked = wanted.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+    assert asked is None or isinstance(asked, x509.SubjectAlternativeName)
+    names: list[x509.GeneralName] = [] if asked is None else list(asked)
+    names += [each for each in map(x509.RFC822Name, read_subject(csr.subject).mailboxes) if each not in names]
+    assert set(found) == STAMPED | ({ExtensionOID.SUBJECT_ALTERNATIVE_NAME} if names else set())
     constraints = found[ExtensionOID.BASIC_CONSTRAINTS]
     assert constraints.critical
     assert constraints.value == x509.BasicConstraints(ca=False, path_length=None)
@@ -172,11 +179,10 @@ def _check_extensions(
     assert not usage.value.key_cert_sign
     assert not usage.value.crl_sign
     assert found[ExtensionOID.EXTENDED_KEY_USAGE].value == x509.ExtendedKeyUsage(profile.extended_key_usages)
-    if names is not None:
-        assert found[ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value == names
-        assert isinstance(names, x509.SubjectAlternativeName)
+    if names:
+        assert found[ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value == x509.SubjectAlternativeName(names)
         assert all(isinstance(each, x509.DNSName | x509.IPAddress | x509.RFC822Name) for each in names)
-    assert names is not None or not profile.names.required
+    assert asked is not None or not profile.names.required
 
 
 def one_input(data: bytes) -> None:

@@ -42,7 +42,7 @@ def read(der: bytes, at: int = 0) -> tuple[int, int, int]:
         start += octets
         # Shortest form (X.690, 10.1): no leading zero octet, no long form for what the short form holds.
         if not 1 <= octets <= 4 or len(field) != octets or field[0] == 0 or length < 0x80:
-            raise DerError("a length that is not DER")
+            raise DerError("a length that is indefinite or not in its shortest form")
     end = start + length
     if end > len(der):
         raise DerError("an element reaches past the end")

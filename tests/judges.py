@@ -1,11 +1,12 @@
-"""Judges of certificates: openssl, and every extension looked at one by one."""
+"""Judges of certificates: openssl, GnuTLS and Go, and every extension looked at one by one."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from needs import need
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n.+?-----END CERTIFICATE-----\n", re.DOTALL)
@@ -66,8 +67,13 @@ def assert_is_root(root: x509.Certificate) -> None:
 
 
 def assert_is_leaf(leaf: x509.Certificate, root: x509.Certificate, *, rsa: bool, names: bool = False) -> None:
-    """Look at every field and extension of a leaf, and at its criticality."""
+    """Look at every field and extension of a leaf, and at its criticality.
+
+    Args:
+        names: alternative names were asked for; the subject's mailboxes are among them in any case.
+    """
     found = {extension.oid: extension for extension in leaf.extensions}
+    mailboxes = [attribute.value for attribute in leaf.subject.get_attributes_for_oid(NameOID.EMAIL_ADDRESS)]
     expected = {
         ExtensionOID.BASIC_CONSTRAINTS,
         ExtensionOID.KEY_USAGE,
@@ -75,7 +81,11 @@ def assert_is_leaf(leaf: x509.Certificate, root: x509.Certificate, *, rsa: bool,
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
     }
-    assert set(found) == expected | ({ExtensionOID.SUBJECT_ALTERNATIVE_NAME} if names else set())
+    assert set(found) == expected | ({ExtensionOID.SUBJECT_ALTERNATIVE_NAME} if names or mailboxes else set())
+    if mailboxes:
+        stamped = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        assert set(mailboxes) <= set(stamped.value.get_values_for_type(x509.RFC822Name))
+        assert not stamped.critical
     assert leaf.version is x509.Version.v3
     assert leaf.issuer == root.subject
     serial = leaf.serial_number.to_bytes(17)
@@ -98,3 +108,25 @@ def _usages(value: x509.ExtensionType) -> set[str]:
     assert isinstance(value, x509.KeyUsage)
     names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
     return {name for name in (*names, "key_cert_sign", "crl_sign") if getattr(value, name)}
+
+
+def certtool(*arguments: str, stdin: str) -> bool:
+    """Run GnuTLS's certtool; return whether the chain is trusted."""
+    command = [need("certtool"), *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ("The certificate is trusted" in done.stdout), done.stdout + done.stderr
+    return done.returncode == 0
+
+
+def go(directory: Path, files: dict[str, str]) -> dict[str, str]:
+    """Run the verifier in Go over chains; return what it says of each."""
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    program = Path(__file__).with_name("verify_chain.go")
+    environment = os.environ | {"GOCACHE": str(directory / "cache"), "GO111MODULE": "off", "GOFLAGS": ""}
+    command = [need("go"), "run", str(program), *files]
+    run = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    assert found.keys() == files.keys()
+    return found

@@ -12,6 +12,7 @@ from csrs import make_csr, outdated, private_key, resign
 from protocol import der
 from protocol.errors import ErrorCode
 from vmi_agent.ca.certificate import extension
+from vmi_agent.ca.names import ReservedNames
 from vmi_agent.errors import Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import MAX_CSR_OCTETS, check_possession, parse
@@ -25,7 +26,7 @@ def judge(csr: bytes) -> Approved:
     parsed = parse(csr)
     key = key_policy.check(parsed)
     check_possession(parsed)
-    return approve(parsed, key, Profile(), CA_NAME.public_bytes())
+    return approve(parsed, key, Profile(), ReservedNames([CA_NAME.public_bytes()]))
 
 
 def code_for(csr: bytes) -> str:
@@ -99,7 +100,7 @@ REFUSED = {
     "RSA exponent 3": (make_csr(key="rsa e=3"), "CSR_WEAK_KEY"),
     "RSA exponent 65535": (resign(GOOD, key_info=rsa_info(2048, 65535)), "CSR_WEAK_KEY"),
     "RSA even exponent": (resign(GOOD, key_info=rsa_info(2048, 65538)), "CSR_WEAK_KEY"),
-    "RSA exponent of 65 bits": (resign(GOOD, key_info=rsa_info(2048, 2**64 + 1)), "CSR_WEAK_KEY"),
+    "RSA exponent of 32 bits": (resign(GOOD, key_info=rsa_info(2048, 2**31 + 1)), "CSR_WEAK_KEY"),
     "RSA-PSS key": (resign(GOOD, key_info=PSS_INFO), "CSR_WEAK_KEY"),
     "RSA key without parameters": (resign(GOOD, key_info=NO_NULL_INFO), "CSR_WEAK_KEY"),
     "secp256k1": (make_csr(key="secp256k1"), "CSR_WEAK_KEY"),
@@ -205,16 +206,14 @@ def test_key_policy_is_judged_before_possession() -> None:
     assert code_for(huge) == ErrorCode.CSR_WEAK_KEY.name
 
 
-def test_parse_keeps_a_compressed_point_as_it_is() -> None:
-    """A public key that is written in the compressed form stays in it."""
+def test_key_policy_refuses_a_compressed_point() -> None:
+    """A public key in the compressed form, which Go does not read, is refused rather than written otherwise."""
     key = private_key("p256")
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     point = key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
     info = der.wrap(der.SEQUENCE, der.children(key_info("p256"))[0], der.wrap(der.BIT_STRING, b"\0", point))
 
-    approved = judge(resign(GOOD, key_info=info))
-
-    assert approved.csr.public_key_info == info
+    assert code_for(resign(GOOD, key_info=info)) == "CSR_WEAK_KEY"
 
 
 def test_private_keys_of_the_tests_are_what_they_say() -> None:

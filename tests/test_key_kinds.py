@@ -1,7 +1,5 @@
 """Every kind of CA key with every kind of CSR key that is accepted: lint and three verifiers have nothing to say."""
 
-import os
-import subprocess
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -11,8 +9,7 @@ from agents import Time, always, issuing, request
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from csrs import make_csr
-from judges import assert_openssl_accepts, openssl
-from needs import need
+from judges import assert_openssl_accepts, certtool, go, openssl
 
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from runtime.clock import utc_now
@@ -106,14 +103,6 @@ def test_gnutls_verifies_every_kind(chains: Chains, ca_key: str, tmp_path: Path)
         assert certtool(*trusted, stdin=leaf_text)
 
 
-def certtool(*arguments: str, stdin: str) -> bool:
-    """Run GnuTLS's certtool; return whether the chain is trusted."""
-    command = [need("certtool"), *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) == ("The certificate is trusted" in done.stdout), done.stdout + done.stderr
-    return done.returncode == 0
-
-
 def test_go_verifies_every_kind(chains: Chains, tmp_path: Path) -> None:
     """Go's crypto/x509 accepts, for a TLS client."""
     files = {}
@@ -122,20 +111,6 @@ def test_go_verifies_every_kind(chains: Chains, tmp_path: Path) -> None:
             files[f"{ca_key}-{csr_key}"] = pem(chain)
 
     assert set(go(tmp_path, files).values()) == {"ok"}
-
-
-def go(directory: Path, files: dict[str, str]) -> dict[str, str]:
-    """Run the verifier in Go over chains; return what it says of each."""
-    for name, text in files.items():
-        (directory / name).write_text(text)
-    program = Path(__file__).with_name("verify_chain.go")
-    environment = os.environ | {"GOCACHE": str(directory / "cache"), "GO111MODULE": "off", "GOFLAGS": ""}
-    command = [need("go"), "run", str(program), *files]
-    run = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    found = dict(line.split(" ", 1) for line in run.stdout.splitlines())
-    assert found.keys() == files.keys()
-    return found
 
 
 def test_verifiers_refuse_a_bad_signature(chains: Chains, tmp_path: Path) -> None:

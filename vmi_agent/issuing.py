@@ -85,7 +85,7 @@ class Issuing:
         key = key_policy.check(csr)
         try:
             check_possession(csr)
-            approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
+            approved = approve(csr, key, choose(self._profiles, request.user), authority.reserved)
         except Refused:
             # A key that is blocked is refused as such, whatever else there is to say. Recording looks that up anyway.
             if await recorded(KeyQuestion(csr.public_key_info)):

@@ -7,6 +7,8 @@ What each file gets is in tests/corpus_table.py.
 import sys
 from pathlib import Path
 
+import field_names
+import field_wishes
 import odd_keys
 import odd_shapes
 import odd_subjects
@@ -18,7 +20,7 @@ DIRECTORY = Path(__file__).parent / "csrs"
 def corpus() -> dict[str, bytes]:
     """Return every file's contents by its name."""
     found: dict[str, bytes] = {}
-    for module in (odd_keys, odd_subjects, odd_wishes, odd_shapes):
+    for module in (odd_keys, odd_subjects, odd_wishes, odd_shapes, field_names, field_wishes):
         for name, contents in module.files().items():
             assert f"{name}.der" not in found, name
             found[f"{name}.der"] = contents

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from csr_parts import (
     CONTEXT_0,
-    ECDSA_SHA256,
     NULL,
     P256,
     PLAIN_NAME,
@@ -80,7 +79,6 @@ def _algorithms() -> dict[str, bytes]:
         "algorithm-unknown": signed(info, P256, sequence(oid("1.2.3.4"))),
         "algorithm-of-another-key": signed(info, P256, rsa_of_2048.algorithm),
         "algorithm-of-another-hash": signed(info, P256, sequence(oid("1.2.840.10045.4.3.3"))),
-        "algorithm-ecdsa-null": signed(info, P256, sequence(oid(ECDSA_SHA256), NULL)),
         "algorithm-empty": signed(info, P256, sequence()),
         "good-algorithm-rsa-null-missing": signed(rsa_info, rsa_of_2048, sequence(oid(SHA256_WITH_RSA))),
         "algorithm-rsa-parameters-odd": signed(rsa_info, rsa_of_2048, sequence(oid(SHA256_WITH_RSA), integer(1))),

@@ -52,7 +52,7 @@ def _purposes(*purposes: str) -> bytes:
 
 
 def _extensions() -> dict[str, tuple[bytes, ...]]:
-    true, false = der.wrap(BOOLEAN, b"\xff"), der.wrap(BOOLEAN, b"\0")
+    true = der.wrap(BOOLEAN, b"\xff")
     return {
         "good-wish-ca-false": (_ca(),),
         "good-wish-usual": (_ca(), _usage(b"\5\xa0"), _purposes(CLIENT_AUTH)),
@@ -61,10 +61,8 @@ def _extensions() -> dict[str, tuple[bytes, ...]]:
         "wish-ca-path-length": (_ca(true, integer(0)),),
         "wish-ca-not-critical": (extension(BASIC_CONSTRAINTS, sequence(true)),),
         "wish-ca-true-is-1": (_ca(der.wrap(BOOLEAN, b"\1")),),
-        "wish-ca-false-written": (_ca(false),),
         "wish-ca-path-length-without-ca": (_ca(integer(3)),),
         "wish-ca-trailing": (extension(BASIC_CONSTRAINTS, b"\x30\0" + sequence(true)),),
-        "wish-critical-false-written": (extension(BASIC_CONSTRAINTS, sequence(), false),),
         "wish-ca-false-then-true": (_ca(), _ca(true)),
         "wish-same-twice": (_purposes(CLIENT_AUTH), _purposes(CLIENT_AUTH)),
         "wish-key-cert-sign": (_usage(b"\2\x84"),),

@@ -1,7 +1,8 @@
 """The CA as the agent uses it: for each root generation a key in custody, and the certificates above the leaves."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from runtime.hints import command
 from vmi_agent.ca import ca_store
+from vmi_agent.ca.ca_certificates import ocsp_responder_name
 from vmi_agent.ca.certificate import Issuer, extension
+from vmi_agent.ca.names import ReservedNames
 from vmi_agent.ca.self_check import SelfCheck
 from vmi_agent.custody import Custody, CustodyError
 from vmi_agent.custody.algorithms import signature_algorithm
@@ -33,6 +36,8 @@ class Authority:
         chain: `certificates` in DER.
         issuer: what of it goes into every certificate that it issues.
         custody: signs for it.
+        reserved: the names that no leaf may bear; all of the state directory's in the one that `Generations` issues
+            with.
         self_check: reads back what it signed, under `certificate`.
         valid_from, valid_until: when all of `certificates` are valid, so that what it signs verifies.
     """
@@ -43,6 +48,7 @@ class Authority:
     chain: tuple[bytes, ...]
     issuer: Issuer
     custody: Custody
+    reserved: ReservedNames = field(default_factory=ReservedNames, repr=False, compare=False)
     self_check: SelfCheck = field(init=False, repr=False, compare=False)
     valid_from: datetime = field(init=False, repr=False, compare=False)
     valid_until: datetime = field(init=False, repr=False, compare=False)
@@ -156,6 +162,19 @@ def certificates_of(state_dir: Path, generation: int) -> tuple[x509.Certificate,
     return (*between, *ca_store.read_certificates(directory / ca_store.ROOT_FILE))
 
 
+def reserved_names(state_dir: Path) -> ReservedNames:
+    """Return the names of all generations' roots, issuing CAs and OCSP responders, ended ones included.
+
+    A generation whose certificates cannot be read is left out: `Generations` has it logged.
+    """
+    names: list[x509.Name] = []
+    for generation in ca_store.generations(state_dir):
+        names.append(ocsp_responder_name(generation))
+        with suppress(CustodyError):
+            names += (each.subject for each in certificates_of(state_dir, generation))
+    return ReservedNames(name.public_bytes() for name in names)
+
+
 def issuer_of(certificate: x509.Certificate, pointers: tuple[bytes, ...] = ()) -> Issuer:
     """Return what of a CA certificate goes into those that it issues."""
     return Issuer(
@@ -219,8 +238,8 @@ class Generations:
         if ephemeral is None:
             newest = ca_store.newest(state_dir)
             ephemeral = load(state_dir, newest, access, publish_at)
-        self.current = ephemeral
-        self._by_number[ephemeral.generation] = ephemeral
+        self.current = replace(ephemeral, reserved=reserved_names(state_dir))
+        self._by_number[ephemeral.generation] = self.current
         for generation in ca_store.generations(state_dir):
             if generation not in self._by_number:
                 self._add_older(generation)
@@ -243,6 +262,7 @@ class Generations:
         if newest <= before:
             return False
         authority = load(self._state_dir, newest, self._access, self._publish_at)
+        authority = replace(authority, reserved=reserved_names(self._state_dir))
         for generation in ca_store.generations(self._state_dir):
             if before < generation < newest:
                 self._add_older(generation)

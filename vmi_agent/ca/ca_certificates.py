@@ -53,6 +53,11 @@ def root_name(generation: int, custody: Custody) -> x509.Name:
     )
 
 
+def ocsp_responder_name(generation: int) -> x509.Name:
+    """Return the name of the OCSP responder's delegates of a generation."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"VMI OCSP responder {generation}")])
+
+
 def self_signed_root(custody: Custody, generation: int, now: datetime) -> x509.Certificate:
     """Return a new root for a key.
 

@@ -10,9 +10,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from protocol.der import DerError, csr_subject_and_key
+from protocol import der
 from protocol.errors import ErrorCode
 from vmi_agent.errors import Refused
+from vmi_agent.judging.malformed import cause, without_ecdsa_parameters
 
 MAX_CSR_OCTETS = 16 * 1024
 
@@ -35,6 +36,7 @@ class Csr:
         sha256: over `der`, 32 octets.
         subject: the Name element, octet for octet.
         public_key_info: the SubjectPublicKeyInfo element, octet for octet.
+        attributes: the [0] element with the attributes, octet for octet.
         request: the same CSR, parsed.
     """
 
@@ -42,27 +44,39 @@ class Csr:
     sha256: bytes
     subject: bytes
     public_key_info: bytes
+    attributes: bytes
     request: x509.CertificateSigningRequest
 
 
-def parse(der: bytes) -> Csr:
+def parse(octets: bytes) -> Csr:
     """Read a CSR. Says nothing yet about its signature, its key or its wishes.
 
     Args:
-        der: PKCS#10 in DER, at most 16 KiB.
+        octets: PKCS#10 in DER, at most 16 KiB.
 
     Raises:
-        Refused: CSR_TOO_LARGE or CSR_MALFORMED.
+        Refused: CSR_TOO_LARGE or CSR_MALFORMED, naming what is wrong with it.
     """
-    if len(der) > MAX_CSR_OCTETS:
+    if len(octets) > MAX_CSR_OCTETS:
         raise Refused(ErrorCode.CSR_TOO_LARGE, f"The CSR is larger than {MAX_CSR_OCTETS} octets.")
     try:
-        request = x509.load_der_x509_csr(der)
-        subject, public_key_info = csr_subject_and_key(der)
-    except (ValueError, x509.InvalidVersion, DerError) as error:
-        text = "The CSR is not a PKCS#10 certification request in DER (RFC 2986). Send it as openssl req wrote it."
-        raise Refused(ErrorCode.CSR_MALFORMED, text) from error
-    return Csr(der, hashlib.sha256(der).digest(), subject, public_key_info, request)
+        request = _load(octets)
+        _, subject, public_key_info, attributes = der.children(der.children(octets)[0])
+    except (ValueError, x509.InvalidVersion) as error:
+        raise Refused(ErrorCode.CSR_MALFORMED, cause(octets)) from error
+    return Csr(octets, hashlib.sha256(octets).digest(), subject, public_key_info, attributes, request)
+
+
+def _load(octets: bytes) -> x509.CertificateSigningRequest:
+    try:
+        return x509.load_der_x509_csr(octets)
+    except ValueError:
+        # OpenSSL, GnuTLS and Go verify ECDSA signatures whose algorithm has NULL parameters, and some TPM and embedded
+        # clients write them. They are outside of what is signed, and nothing of them goes into a certificate.
+        plain = without_ecdsa_parameters(octets)
+        if plain is None:
+            raise
+        return x509.load_der_x509_csr(plain)
 
 
 def check_possession(csr: Csr) -> None:

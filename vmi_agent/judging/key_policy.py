@@ -20,8 +20,8 @@ from vmi_agent.judging.verdicts import Verdicts
 LEAST_RSA_BITS = 2048
 MOST_RSA_BITS = 8192
 LEAST_RSA_EXPONENT = 65537
-# OpenSSL verifies no signature with a larger one once the modulus has more than 3072 bits.
-MOST_RSA_EXPONENT = 2**64 - 1
+# Go verifies no signature with a larger one, and OpenSSL none with 65 bits once the modulus has more than 3072.
+MOST_RSA_EXPONENT = 2**31 - 1
 
 # About 400 octets each.
 MOST_VERDICTS = 4096
@@ -137,11 +137,11 @@ def _natural(element: bytes) -> int:
 
 
 def _judge_point(kind: str, octets: bytes) -> AcceptedKey | str:
-    """Judge the form of a point: RFC 5480, 2.2 knows the uncompressed and the compressed one, and not the hybrid."""
+    """Judge the form of a point: everybody must read the uncompressed one (RFC 5480, 2.2), and Go reads no other."""
     bits = _FIELD_BITS[kind]
     size = (bits + 7) // 8
-    if (octets[:1], len(octets)) not in ((b"\x04", 1 + 2 * size), (b"\x02", 1 + size), (b"\x03", 1 + size)):
-        return "The EC key is no point in uncompressed or compressed form. Send it as openssl req writes it."
+    if (octets[:1], len(octets)) != (b"\x04", 1 + 2 * size):
+        return "The EC key is no point in uncompressed form, which every reader has. Send it as openssl req writes it."
     return AcceptedKey(kind, bits)
 
 

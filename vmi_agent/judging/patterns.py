@@ -6,6 +6,8 @@ label, never for a dot; `**` as the first label stands for one or more whole lab
 
 import re
 
+from vmi_agent.judging.visible import is_visible
+
 MOST_PATTERN_CHARACTERS = 253  # of a host name (RFC 1035, 2.3.4)
 
 _LABEL_PATTERN = r"[A-Za-z0-9*]([A-Za-z0-9*-]{0,61}[A-Za-z0-9*])?"
@@ -48,7 +50,7 @@ def is_text_pattern(pattern: str) -> bool:
     return (
         0 < len(pattern) <= MOST_PATTERN_CHARACTERS
         and pattern.strip() == pattern
-        and pattern.isprintable()
+        and is_visible(pattern)
         and not set(pattern) & set("?[]")
     )
 

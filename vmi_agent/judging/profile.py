@@ -4,7 +4,6 @@ A request for power is refused, never passed over: whoever asked for a CA certif
 the worst moment.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,16 +11,19 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from protocol import der
 from protocol.errors import ErrorCode
-from vmi_agent.ca.certificate import encode_extension, extension
+from vmi_agent.ca.certificate import encode_extension, extension, object_identifier
+from vmi_agent.ca.names import ReservedNames
 from vmi_agent.errors import Refused
 from vmi_agent.judging.alternative_names import NameRules
 from vmi_agent.judging.csr import Csr
 from vmi_agent.judging.key_kinds import KEY_KINDS, USAGES_OF, AcceptedKey
 from vmi_agent.judging.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
 from vmi_agent.judging.patterns import text_matches
-from vmi_agent.judging.subject import check_octets
+from vmi_agent.judging.subject import read_subject
 from vmi_agent.judging.subject_rules import SubjectRules
+from vmi_agent.judging.wishes import requested_extensions
 
 EXTENDED_KEY_USAGES = {
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -30,13 +32,20 @@ EXTENDED_KEY_USAGES = {
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
 }
 
-_EXTENSION_REQUESTS = (
-    x509.ObjectIdentifier("1.2.840.113549.1.9.14"),  # extensionRequest (RFC 2985, 5.4.2)
-    x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),  # the same attribute under Microsoft's number
+# What a CSR may ask for besides: it gives no power, and is passed over. Windows asks for most of these.
+_HARMLESS = frozenset(
+    {
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        x509.ObjectIdentifier("1.2.840.113549.1.9.15"),  # S/MIME capabilities (RFC 4262): what the asker can decrypt
+        x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2"),  # the template, by name: an Active Directory CA's profile
+        x509.ObjectIdentifier("1.3.6.1.4.1.311.21.7"),  # the template, by number
+        x509.ObjectIdentifier("2.16.840.1.113730.1.13"),  # Netscape's comment, which openssl's stock configuration has
+    }
 )
-# Control, format (such as a change of writing direction), surrogate, line and paragraph separator: what a reader of a
-# name does not see, or sees as something else.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Extended key usages in another form (MS-WCCE, 2.2.2.7.7.3): Windows asks for both.
+_APPLICATION_POLICIES = x509.ObjectIdentifier("1.3.6.1.4.1.311.21.10")
+_RFC822_NAME = 0x81  # of GeneralName (RFC 5280, 4.2.1.6)
+_NO_RULES = SubjectRules()
 _BASIC_CONSTRAINTS = extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
 
 
@@ -133,37 +142,54 @@ def choose(profiles: Sequence[Profile], user: str) -> Profile:
     raise _refuse("No profile is for this user. Ask as another one, or have this one named in a profile's requesters.")
 
 
-def approve(csr: Csr, key: AcceptedKey, profile: Profile, issuer_name: bytes) -> Approved:
+def approve(csr: Csr, key: AcceptedKey, profile: Profile, reserved: ReservedNames) -> Approved:
     """Judge key, subject and wishes of a CSR whose signature was verified.
 
     Args:
         key: what `key_policy` said of its key.
         profile: from `choose`.
-        issuer_name: the issuing CA's own subject, a DER Name, which no leaf may bear.
+        reserved: the names of our own CAs and OCSP responders, which no leaf may bear.
 
     Raises:
         Refused: CSR_POLICY, CSR_WEAK_KEY where the profile does not take the key, or CSR_MALFORMED where an extension
             cannot be read.
     """
     _judge_key(key, profile)
-    if csr.subject == issuer_name:
-        raise _refuse("The subject is the CA's own. Name the console in it.")
-    check_octets(csr.subject)
-    subject_text = _judge_subject(csr.request, profile)
-    stamped = profile.constant_extensions(key.kind)
-    named = False
-    for wish in _requested_extensions(csr.request):
+    subject = read_subject(csr.subject)
+    if subject.name in reserved:
+        raise _refuse(
+            "The subject is that of a CA or OCSP responder of this agent, as names are compared (RFC 5280, 7.1). Name"
+            " the console in it."
+        )
+    if profile.subject != _NO_RULES:
+        profile.subject.judge(subject.attributes())
+    asked: x509.SubjectAlternativeName | None = None
+    for wish in requested_extensions(csr):
         match wish.value:
             case x509.SubjectAlternativeName() as names:
                 profile.names.judge(names)
-                stamped = (*stamped, encode_extension(names.oid, names.public_bytes()))
-                named = True
+                asked = names
             case other:
                 _judge_wish(other, profile, key.kind)
-    if profile.names.required and not named:
+    if profile.names.required and asked is None:
         kinds = ", ".join(profile.names.kinds)
         raise _refuse(f"The CSR asks for no alternative name, and the profile requires one. Ask for one of: {kinds}.")
-    return Approved(csr, profile, subject_text, stamped)
+    stamped = profile.constant_extensions(key.kind)
+    if asked is not None or subject.mailboxes:
+        profile.names.judge_subject_mailboxes(subject.mailboxes)
+        stamped = (*stamped, _alternative_names(asked, subject.mailboxes))
+    return Approved(csr, profile, subject.text(), stamped)
+
+
+def _alternative_names(asked: x509.SubjectAlternativeName | None, mailboxes: Sequence[str]) -> bytes:
+    """Return the extension with the names asked for, and the subject's mailboxes that are not among them.
+
+    RFC 5280, 4.1.2.6: a subject's e-mail addresses must be alternative names as well.
+    """
+    names = [] if asked is None else der.children(asked.public_bytes())
+    mailbox_names = [der.wrap(_RFC822_NAME, mailbox.encode("ascii")) for mailbox in mailboxes]
+    names += [name for name in mailbox_names if name not in names]
+    return encode_extension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, der.wrap(der.SEQUENCE, *names))
 
 
 def _refuse(text: str) -> Refused:
@@ -175,40 +201,6 @@ def _judge_key(key: AcceptedKey, profile: Profile) -> None:
     if key.kind not in profile.key_kinds or (key.kind == "rsa" and not least <= key.bits <= most):
         text = f"The CSR's public key is of a kind or size that the profile does not take. Use {profile.keys_text}."
         raise Refused(ErrorCode.CSR_WEAK_KEY, text)
-
-
-def _judge_subject(request: x509.CertificateSigningRequest, profile: Profile) -> str:
-    try:
-        subject = request.subject
-        attributes = list(subject)
-        text = subject.rfc4514_string()
-    except ValueError as error:
-        raise _refuse("The subject holds an attribute that cannot be read. Use UTF-8 or printable strings.") from error
-    if not attributes:
-        raise _refuse("The subject is empty. Name the console in it, at least by a common name.")
-    for attribute in attributes:
-        if not isinstance(attribute.value, str) or not attribute.value.strip():
-            raise _refuse("The subject holds an attribute that is blank or no text. Take it out.")
-        if not attribute.value.isprintable() and _holds_invisible(attribute.value):
-            raise _refuse("The subject holds a control or format character. Take it out.")
-    profile.subject.judge(attributes)
-    return text
-
-
-def _holds_invisible(text: str) -> bool:
-    return any(unicodedata.category(character) in _INVISIBLE for character in text)
-
-
-def _requested_extensions(request: x509.CertificateSigningRequest) -> list[x509.Extension[x509.ExtensionType]]:
-    try:
-        if sum(attribute.oid in _EXTENSION_REQUESTS for attribute in request.attributes) > 1:
-            raise _refuse("The CSR asks for extensions in more than one attribute. Put them all into one.")
-        return list(request.extensions)
-    except x509.DuplicateExtension as error:
-        raise _refuse("The CSR asks for the same extension twice. Ask once.") from error
-    except (ValueError, x509.UnsupportedGeneralNameType) as error:
-        text = "The CSR asks for an extension that cannot be read. Leave extensions out: they are not needed."
-        raise Refused(ErrorCode.CSR_MALFORMED, text) from error
 
 
 def _judge_wish(wish: x509.ExtensionType, profile: Profile, key_kind: str) -> None:
@@ -228,14 +220,27 @@ def _judge_wish(wish: x509.ExtensionType, profile: Profile, key_kind: str) -> No
         case x509.ExtendedKeyUsage():
             allowed = profile.extended_key_usages_text
             raise _refuse(f"The CSR asks for an extended key usage other than {allowed}. Ask for {allowed} only.")
-        case _ if wish.oid == ExtensionOID.SUBJECT_KEY_IDENTIFIER:
+        case _ if wish.oid in _HARMLESS:
             return
+        case x509.UnrecognizedExtension(oid=oid, value=value) if oid == _APPLICATION_POLICIES:
+            if not _are_granted(value, profile):
+                allowed = profile.extended_key_usages_text
+                raise _refuse(f"The CSR asks for an application policy other than {allowed}. Ask for {allowed} only.")
         case _:
             raise _refuse(
                 f"The CSR asks for the extension {wish.oid.dotted_string}, which is not granted. Leave it out; allowed:"
                 f" {', '.join((*profile.usages(key_kind), profile.extended_key_usages_text))}, alternative names of"
                 f" these kinds: {', '.join(profile.names.kinds) or 'none'}."
             )
+
+
+def _are_granted(policies: bytes, profile: Profile) -> bool:
+    """Return whether Microsoft's application policies, written like certificatePolicies, ask for granted usages."""
+    granted = [object_identifier(usage) for usage in profile.extended_key_usages]
+    try:
+        return all(der.children(policy)[0] in granted for policy in der.children(policies))
+    except (ValueError, IndexError):
+        return False
 
 
 def _key_usage(usages: Sequence[str]) -> bytes:

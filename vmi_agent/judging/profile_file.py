@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from runtime.errors import ConfigError
 from runtime.toml_file import read_toml
-from vmi_agent.judging.alternative_names import NameRules, Network
+from vmi_agent.errors import Refused
+from vmi_agent.judging.alternative_names import NameRules, Network, meant
 from vmi_agent.judging.key_kinds import KEY_KINDS, USAGES_OF
 from vmi_agent.judging.key_policy import LEAST_RSA_BITS, MOST_RSA_BITS
 from vmi_agent.judging.patterns import is_host_pattern, is_text_pattern
 from vmi_agent.judging.profile import EXTENDED_KEY_USAGES, Profile
+from vmi_agent.judging.subject import read_subject
 from vmi_agent.judging.subject_rules import ATTRIBUTES, SubjectRules, example_value
 
 KEYS = {
@@ -54,7 +55,10 @@ _HOST_PATTERN = (
     'a host name in which * stands for characters of one label, and ** as the first label for one or more, such as "*.'
     'hmc.example.com"'
 )
-_NETWORK = 'a network such as "192.0.2.0/24", with no bits set behind its length'
+_NETWORK = (
+    'a network such as "192.0.2.0/24", with no bits set behind its length; IPv4 addresses in IPv6 ones (such as'
+    " ::ffff:192.0.2.1) count as IPv4 addresses"
+)
 _ATTRIBUTE = f"of {', '.join(ATTRIBUTES)}, or a dotted object identifier"
 
 
@@ -231,7 +235,7 @@ def _subject(table: _Table) -> SubjectRules:
     required, forbidden = _attributes(table, "required"), _attributes(table, "forbidden")
     fixed, patterns = table.attributes("fixed"), table.attributes("patterns")
     for oid, value in fixed.items():
-        if not isinstance(value, str) or not value.strip() or not value.isprintable() or not _can_be(oid, value):
+        if not isinstance(value, str) or not value.strip() or not _can_be(oid, value):
             raise table.refuse(f"fixed.{_key(table, 'fixed', oid)}", value, "text that the attribute can hold")
     for oid, value in patterns.items():
         key = f"patterns.{_key(table, 'patterns', oid)}"
@@ -272,9 +276,11 @@ def _names(table: _Table) -> NameRules:
 
 def _network(text: str) -> Network | None:
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         return None
+    # A network whose every address is judged as another one would match nothing.
+    return network if meant(network.network_address) == network.network_address else None
 
 
 def _attribute(name: str) -> x509.ObjectIdentifier | None:
@@ -292,10 +298,8 @@ def _dotted(text: str) -> x509.ObjectIdentifier | None:
 
 def _can_be(oid: x509.ObjectIdentifier, value: str) -> bool:
     try:
-        name = x509.Name([x509.NameAttribute(oid, value)])
-        # Only what is read back shows whether the characters are of the attribute's string type.
-        x509.CertificateSigningRequestBuilder().subject_name(name).sign(ed25519.Ed25519PrivateKey.generate(), None)
-    except (ValueError, TypeError):
+        read_subject(x509.Name([x509.NameAttribute(oid, value)]).public_bytes())
+    except (ValueError, TypeError, Refused):
         return False
     return True
 

@@ -21,6 +21,7 @@ from protocol import der
 from runtime.errors import StartError
 from vmi_agent.ca.ca_certificates import self_signed_root
 from vmi_agent.ca.certificate import Issuer, assemble, certificate_tbs, new_serial
+from vmi_agent.ca.names import ReservedNames
 from vmi_agent.custody.algorithms import signature_algorithm
 from vmi_agent.custody.file import FileCustody
 from vmi_agent.errors import Refused
@@ -83,7 +84,7 @@ def lint(profile: Profile, now: datetime, pointers: tuple[bytes, ...] = ()) -> l
     for kind in profile.key_kinds:
         try:
             accepted = AcceptedKey(kind, profile.rsa_bits[0] if kind == "rsa" else 0)
-            approved = approve(_example(profile, kind, key), accepted, profile, issuer.name)
+            approved = approve(_example(profile, kind, key), accepted, profile, ReservedNames())
         except Refused as refused:
             findings.append(Finding(refused.code.name, refused.text, kind))
             continue

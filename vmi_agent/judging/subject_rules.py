@@ -54,21 +54,20 @@ class SubjectRules:
     fixed: Mapping[x509.ObjectIdentifier, str] = field(default_factory=dict)
     patterns: Mapping[x509.ObjectIdentifier, tuple[str, ...]] = field(default_factory=dict)
 
-    def judge(self, attributes: Sequence[x509.NameAttribute[str | bytes]]) -> None:
-        """Judge a subject's attributes, all of them text.
+    def judge(self, attributes: Sequence[tuple[x509.ObjectIdentifier, str]]) -> None:
+        """Judge a subject's attributes, each a type and a value.
 
         Raises:
             Refused: CSR_POLICY, saying what the profile asks for.
         """
-        present = {attribute.oid for attribute in attributes}
+        present = {oid for oid, _ in attributes}
         for oid in (*self.required, *self.fixed):
             if oid not in present:
                 raise _refuse(f"The subject has no {short_name(oid)}, which the profile requires. Put it in.")
         for oid in self.forbidden:
             if oid in present:
                 raise _refuse(f"The subject has the {short_name(oid)} that the profile forbids. Take it out.")
-        for attribute in attributes:
-            oid, value = attribute.oid, str(attribute.value)
+        for oid, value in attributes:
             if oid in self.fixed and value != self.fixed[oid]:
                 raise _refuse(f"The subject's {short_name(oid)} is not what the profile fixes: {self.fixed[oid]}.")
             patterns = self.patterns.get(oid)

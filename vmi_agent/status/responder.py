@@ -15,13 +15,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from protocol.records import NO_IDEMPOTENCY_KEY
 from runtime.clock import BACK_DATE, milliseconds
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
+from vmi_agent.ca.ca_certificates import ocsp_responder_name
 from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
 from vmi_agent.custody.algorithms import hash_of, key_type_of
@@ -185,7 +186,7 @@ class Responders:
         key_info = key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"VMI OCSP responder {authority.generation}")])
+        name = ocsp_responder_name(authority.generation)
         now = self._now()
         not_before = now.replace(microsecond=0) - BACK_DATE
         not_after = min(not_before + VALIDITY, authority.issuer.not_after)
