@@ -12,6 +12,7 @@ from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUn
 from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
 from runtime.errors import ConfigError
+from runtime.printable import printable
 from runtime.settings import Settings
 from runtime.telling import telling
 
@@ -164,7 +165,7 @@ def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_
     state_directory.make(state_dir)
     password_hash = None if no_password else _hash_from_stdin()
     AccountStore(state_dir).add(Account(name, Role(role), password_hash))
-    click.echo(f"Account {name} added.")
+    _echo(f"Account {name} added.")
 
 
 @account.command("list")
@@ -190,7 +191,7 @@ def account_list(state_dir: Path, as_json: bool) -> None:
         return
     for row in rows:
         notes = ["disabled"] * (not row["enabled"]) + ["no password"] * (not row["has_password"])
-        click.echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
+        _echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
 
 
 @account.command("remove")
@@ -204,7 +205,7 @@ def account_remove(state_dir: Path, name: str) -> None:
     """
     state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
-    click.echo(f"Account {name} removed.")
+    _echo(f"Account {name} removed.")
 
 
 @account.command("set-password")
@@ -222,7 +223,12 @@ def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> No
     state_directory.make(state_dir)
     password_hash = _hash_from_stdin()
     AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
-    click.echo(f"Account {name} has a new password.")
+    _echo(f"Account {name} has a new password.")
+
+
+def _echo(text: str) -> None:
+    """Print a line, whatever a name in it holds and whatever the terminal can show."""
+    click.echo(printable(text, sys.stdout.encoding))
 
 
 def _hash_from_stdin() -> str:
