@@ -64,6 +64,19 @@ def main() -> None:
     help="What of a client certificate names the account.",
 )
 @settings.option(
+    "--client-crl",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="CRLs of the CAs of --client-ca, in DER or PEM. Those of the agents' own CAs are fetched from the agents.",
+)
+@settings.option(
+    "--client-crl-grace-h",
+    type=click.IntRange(0, 8760),
+    default=0,
+    show_default=True,
+    help="Hours for which a CRL counts after its nextUpdate. Past that, certificates of its CA let nobody in.",
+)
+@settings.option(
     "--checker",
     type=click.Choice(CHECKERS),
     default="accounts",

@@ -24,6 +24,13 @@ class AuthRequired(ExchangeError):
         super().__init__(text)
 
 
+class CertificateRevoked(ExchangeError):
+    """The only credential is a client certificate that was revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("The client certificate is revoked. Show another one, or log in with a password or token.")
+
+
 class AuthFailed(ExchangeError):
     """User name and password let nobody in; which of the reasons it was is not told."""
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 
 from bmc_proxy.callers import Credentials
+from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.http.heads import Head
 
 FIXED_HEADERS = {
@@ -33,10 +34,10 @@ def logout_cookies() -> tuple[str, ...]:
     return tuple(f"{name}={_COOKIE_ATTRIBUTES}; Max-Age=0" for name in (SESSION_COOKIES[0], XSRF_COOKIE))
 
 
-def credentials_in(head: Head, certificate_user: str | None) -> Credentials:
+def credentials_in(head: Head, certificate: ClientCertificate | None) -> Credentials:
     """Return what a request brings to be known by. What cannot be read is as good as not there."""
     return Credentials(
-        certificate_user=certificate_user,
+        certificate=certificate,
         token=_one(head, b"x-auth-token"),
         cookie_tokens=_session_cookies(head) if b"cookie" in head else (),
         xsrf_token=_one(head, b"x-xsrf-token"),

@@ -12,6 +12,7 @@ from bmc_proxy.errors import (
     AuthFailed,
     AuthRequired,
     BodyMalformed,
+    CertificateRevoked,
     CsrBodyMalformed,
     CsrMalformed,
     CsrTooLarge,
@@ -44,6 +45,8 @@ def from_error(error: ExchangeError) -> Problem:
     match error:
         case AuthRequired():
             return Problem(401, "auth.required", error.text)
+        case CertificateRevoked():
+            return Problem(401, "auth.certificate_revoked", error.text)
         case AuthFailed():
             return Problem(401, "auth.failed", error.text)
         case Forbidden():

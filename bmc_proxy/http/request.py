@@ -211,7 +211,7 @@ class ExchangeRequest:
     async def _admit(self, route: Route, argument: str) -> Caller | None:
         """Return who asks, once it may ask this, and this often."""
         head, address = self.head, self.channel.address
-        credentials = credentials_in(head, self.channel.certificate_user)
+        credentials = credentials_in(head, self.channel.certificate)
         caller = self._edge.access.known(credentials, address)
         # A page in a browser on this machine is not whom the anonymous listener is for.
         is_anonymous = self.channel.listener.is_anonymous and b"origin" not in head

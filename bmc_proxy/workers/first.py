@@ -74,6 +74,10 @@ class FirstProcess:
             if config.https_at is not None:
                 # Made here where one is due; the workers read it.
                 self._https = Reloadable("https", partial(https.https_context, config.state_dir, config.https_config))
+            if config.client_ca is not None:
+                from bmc_proxy.client_status import load
+
+                load(config)  # judged here, where a mistake can be told; the workers keep it
             if any(map(has_tls, config.agent)):
                 channel_tls.channel_context(config.state_dir / channel_tls.FILE_NAME)
         except (AccountsUnusable, FileRefused) as error:

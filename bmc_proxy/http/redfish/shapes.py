@@ -15,6 +15,7 @@ _REGISTRY = "Base.1.13.0."
 # From our codes to the messages of the DMTF's Base registry.
 _MESSAGES = {
     "auth.required": "NoValidSession",
+    "auth.certificate_revoked": "NoValidSession",
     "auth.failed": "ResourceAtUriUnauthorized",
     "auth.forbidden": "InsufficientPrivilege",
     "http.not_found": "ResourceMissingAtURI",
