@@ -100,22 +100,21 @@ class ClientCa:
         """Put a certificate on the CRLs to come."""
         self._ca("-revoke", str(client.certificate))
 
-    def crl(self, path: Path, *, key: Path | None = None, extensions: str = "", options: Sequence[str] = ()) -> Path:
+    def crl(self, path: Path, *, extensions: str = "", options: Sequence[str] = ()) -> Path:
         """Make a CRL in PEM.
 
         Args:
             path: where to.
-            key: that signs it; the CA's own by default.
             extensions: in openssl's words, a line each.
             options: of `openssl ca`, such as `-crl_nextupdate`.
         """
-        self._ca("-gencrl", "-out", str(path), *options, key=key, extensions=extensions)
+        self._ca("-gencrl", "-out", str(path), *options, extensions=extensions)
         return path
 
-    def _ca(self, *options: str, key: Path | None = None, extensions: str = "") -> None:
+    def _ca(self, *options: str, extensions: str = "") -> None:
         config = self.directory / "ca.cnf"
         config.write_text(_CONFIG.format(self.directory, extensions))
-        command = ["ca", "-config", str(config), "-cert", str(self.certificate), "-keyfile", str(key or self.key)]
+        command = ["ca", "-config", str(config), "-cert", str(self.certificate), "-keyfile", str(self.key)]
         openssl(*command, *options)
 
 
