@@ -327,7 +327,8 @@ class ExchangeChannel(Protocol):
             return
         head = self._head.head
         request_id = secrets.token_hex(8)
-        dialect = edge.router.dialect_for(path_of(head.target if head is not None else b""))
+        path = None if head is None else path_of(head.method, head.target)
+        dialect = edge.router.dialect_for(path or b"")
         reply = dialect.word(problem, request_id)
         body = json.dumps(reply.body, separators=(",", ":")).encode()
         headers = {**dialect.headers, **reply.headers}

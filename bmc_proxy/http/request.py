@@ -27,7 +27,7 @@ from bmc_proxy.http.headers import credentials_in, is_cross_site, names_etag
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.room import Holding
-from bmc_proxy.http.targets import is_host, is_target, path_of
+from bmc_proxy.http.targets import is_host, path_of
 
 DISCARD_LIMIT = 1024 * 1024
 IDEMPOTENCY_KEY_LIMIT = 255
@@ -66,7 +66,8 @@ class ExchangeRequest:
     def __init__(self, channel: Channel, head: Head) -> None:
         self.channel = channel
         self.head = head
-        self.path = path_of(head.target)
+        # Nothing where the target is of no form that is taken; it is refused then, in the first dialect's words.
+        self.path = path_of(head.method, head.target) or b""
         self.request_id = os.urandom(8).hex()
         self.is_whole = False
         self.is_answered = False
@@ -174,7 +175,7 @@ class ExchangeRequest:
         head = self.head
         hosts = head.values(b"host")
         is_hosted = (len(hosts) == 1 and is_host(hosts[0])) or (not hosts and head.version == b"HTTP/1.0")
-        if not is_hosted or not is_target(head.method, head.target):
+        if not is_hosted or not self.path:
             self._charge(None)
             raise Refused(problems.not_http())
         found = self._edge.router.find(head.method, self.path)
