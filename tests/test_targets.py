@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmc_proxy.http.targets import is_host, path_of
+from bmc_proxy.http.targets import is_host, is_origin_of, path_of
 
 TARGETS = [
     # Origin form.
@@ -84,3 +84,42 @@ def test_path_of_agrees_with_urllib(target: bytes) -> None:
 def test_is_host(value: bytes, expected: bool) -> None:
     """A Host header holds a name or address and perhaps a port."""
     assert is_host(value) is expected
+
+
+HTTP, HTTPS = (b"http",), (b"https",)
+ORIGINS = [
+    (b"https://bmc", b"bmc", HTTPS, True),
+    (b"https://bmc:443", b"bmc", HTTPS, True),
+    (b"https://bmc", b"bmc:443", HTTPS, True),
+    (b"http://bmc:80", b"bmc", HTTP, True),
+    (b"https://bmc:8443", b"bmc:8443", HTTPS, True),
+    (b"HTTPS://BMC", b"bmc", HTTPS, True),
+    (b"https://bmc", b"BMC", HTTPS, True),
+    (b"https://[::1]:8443", b"[::1]:8443", HTTPS, True),
+    (b"https://[0:0::1]", b"[::1]:443", HTTPS, True),
+    (b"https://[FE80::1]", b"[fe80::1]", HTTPS, True),
+    (b"http://bmc", b"bmc", HTTPS, False),
+    (b"https://bmc", b"bmc", HTTP, False),
+    (b"https://bmc:80", b"bmc", HTTPS, False),
+    (b"https://bmc", b"bmc:80", HTTPS, False),
+    (b"https://bmc:8443", b"bmc", HTTPS, False),
+    (b"https://bmc.", b"bmc", HTTPS, False),
+    (b"https://evil.bmc", b"bmc", HTTPS, False),
+    (b"https://[::1]", b"[::2]", HTTPS, False),
+    (b"https://[::1]", b"::1", HTTPS, False),
+    (b"null", b"bmc", HTTPS, False),
+    (b"null", b"null", HTTPS, False),
+    (b"", b"", HTTPS, False),
+    (b"https://", b"", HTTPS, False),
+    (b"bmc", b"bmc", HTTPS, False),
+    (b"file://bmc", b"bmc", HTTPS, False),
+    (b"https://bmc/", b"bmc", HTTPS, False),
+    (b"https://a@bmc", b"bmc", HTTPS, False),
+    (b"https://bmc https://evil", b"bmc", HTTPS, False),
+]
+
+
+@pytest.mark.parametrize(("origin", "host", "schemes", "expected"), ORIGINS)
+def test_is_origin_of(origin: bytes, host: bytes, schemes: tuple[bytes, ...], expected: bool) -> None:
+    """Scheme, host and port are compared, each in its one spelling; an opaque origin is nobody's."""
+    assert is_origin_of(origin, host, schemes) is expected

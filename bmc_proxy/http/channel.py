@@ -57,6 +57,7 @@ class ExchangeChannel(Protocol):
         self.address = ""
         self.source = ""
         self.certificate: ClientCertificate | None = None
+        self.is_tls = False
         self.persistent = True
         self.is_choked = False
         self._buffer = b""
@@ -83,7 +84,8 @@ class ExchangeChannel(Protocol):
         self._wire.registerProducer(self, True)
         self.address = endpoints.source_of(self._wire.getPeer())
         self.source = source_of(self.address)
-        self._can_speak = not is_tls(self.transport)
+        self.is_tls = is_tls(self.transport)
+        self._can_speak = not self.is_tls
         self._expect_within(HEADER_TIMEOUT_S)
         self._leave_crowd = self.listener.edge.crowd.enter(Member(self.source, self._worth, self._end_for_another))
 

@@ -99,12 +99,14 @@ class Channel(Protocol):
         address: where it comes from.
         source: what counts as one source of that address.
         certificate: its client's, which OpenSSL accepted when it began.
+        is_tls: it is encrypted.
         persistent: it lives on after the answer.
     """
 
     listener: Listener
     address: str
     source: str
+    is_tls: bool
     certificate: ClientCertificate | None
     persistent: bool
 

@@ -23,7 +23,7 @@ from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
-from bmc_proxy.http.headers import credentials_in, is_cross_site, names_etag
+from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded, names_etag
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.room import Holding
@@ -214,12 +214,15 @@ class ExchangeRequest:
         head, address = self.head, self.channel.address
         credentials = credentials_in(head, self.channel.certificate)
         caller = self._edge.access.known(credentials, address)
-        # A page in a browser on this machine is not whom the anonymous listener is for.
-        is_anonymous = self.channel.listener.is_anonymous and b"origin" not in head
-        if caller is None and credentials.basic is None and is_anonymous:
-            caller = anonymous(address)
+        if caller is None and credentials.basic is None and self.channel.listener.is_anonymous:
+            # Neither a page in a browser on this machine is whom the anonymous listener is for, nor whoever a reverse
+            # proxy on this machine speaks for.
+            if is_forwarded(head):
+                self._told["anonymous"] = "no: forwarded by a proxy"
+            elif b"origin" not in head:
+                caller = anonymous(address)
         self._charge(caller)
-        if credentials.writes and is_cross_site(head):
+        if credentials.writes and is_cross_site(head, is_tls=self.channel.is_tls):
             raise Refused(problems.cross_site())
         if route.needs is None:
             return caller
