@@ -26,6 +26,14 @@ _file = click.Path(dir_okay=False, path_type=Path)
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin.")
 
 
+_checker = settings.option(
+    "--checker",
+    type=click.Choice(CHECKERS),
+    default="accounts",
+    show_default=True,
+    help="Who checks passwords: the accounts' own hashes, or this machine's PAM.",
+)
+
 _telling = telling(AccountsUnusable, AccountRefused)
 
 
@@ -76,13 +84,7 @@ def main() -> None:
     show_default=True,
     help="Hours for which a CRL counts after its nextUpdate. Past that, certificates of its CA let nobody in.",
 )
-@settings.option(
-    "--checker",
-    type=click.Choice(CHECKERS),
-    default="accounts",
-    show_default=True,
-    help="Who checks passwords: the accounts' own hashes, or this machine's PAM.",
-)
+@_checker
 @settings.option("--pam-service", default="bmc-proxy", show_default=True, metavar="NAME", help="Of /etc/pam.d.")
 @settings.option(
     "--session-idle-s",
@@ -167,14 +169,17 @@ def account() -> None:
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
 @_password_stdin
 @click.option("--no-password", is_flag=True, help="Let in by client certificate or PAM only.")
+@_checker
 @_telling
-def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_password: bool) -> None:
+def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_password: bool, checker: str) -> None:
     """Add an account.
 
     Example: bmc-proxy account add root --state-dir /var/lib/bmc-proxy --role Administrator --password-stdin
     """
     if password_stdin is no_password:
         raise ConfigError("give either --password-stdin, and the password on the first line of stdin, or --no-password")
+    if password_stdin:
+        _refuse_for_pam(checker, "Give --no-password here, and set the password there.")
     state_directory.make(state_dir)
     password_hash = None if no_password else _hash_from_stdin()
     AccountStore(state_dir).add(Account(name, Role(role), password_hash))
@@ -225,18 +230,28 @@ def account_remove(state_dir: Path, name: str) -> None:
 @settings.common
 @click.argument("name")
 @_password_stdin
+@_checker
 @_telling
-def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> None:
+def account_set_password(state_dir: Path, name: str, password_stdin: bool, checker: str) -> None:
     """Give an account a new password, end its sessions, and open it again if wrong passwords locked it.
+
+    The password counts with --checker accounts alone. With --checker pam it is PAM's: change it there, as with passwd.
 
     Example: bmc-proxy account set-password root --state-dir /var/lib/bmc-proxy --password-stdin
     """
     if not password_stdin:
         raise ConfigError("give --password-stdin, and the password on the first line of stdin")
+    _refuse_for_pam(checker, "Change it there, such as with passwd.")
     state_directory.make(state_dir)
     password_hash = _hash_from_stdin()
     AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
     _echo(f"Account {name} has a new password.")
+
+
+def _refuse_for_pam(checker: str, instead: str) -> None:
+    """Raise ConfigError where a password would be kept and never asked for."""
+    if checker == "pam":
+        raise ConfigError(f"--checker pam: passwords are PAM's, and one that is kept here lets nobody in. {instead}")
 
 
 def _echo(text: str) -> None:

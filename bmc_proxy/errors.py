@@ -85,6 +85,25 @@ class PropertyRefused(ExchangeError):
         self.exists = exists
 
 
+class PropertyReadOnly(ExchangeError):
+    """A property of a request's body is one that nobody can set here.
+
+    Attributes:
+        name: of the property, as the dialect spells it.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class VersionGone(ExchangeError):
+    """The resource is no longer as the request says that it was when its client saw it."""
+
+    def __init__(self) -> None:
+        super().__init__("The resource has changed. GET it again, and send the ETag that it has now.")
+
+
 class BodyMalformed(ExchangeError):
     """The request's body is not what this route takes."""
 

@@ -5,13 +5,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from bmc_proxy.accounts import ANONYMOUS
+from bmc_proxy.accounts import AGENT_ITSELF, ANONYMOUS
 from bmc_proxy.agent_client import Agents, chain_of
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.armour import to_pem
 from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
-from bmc_proxy.errors import AgentTimeout, AgentUnavailable
+from bmc_proxy.errors import AgentTimeout, AgentUnavailable, Forbidden
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sources import source_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
@@ -81,6 +81,10 @@ class Exchange:
             address=requester.address,
             csr=der,
         )
+        if requester.user == AGENT_ITSELF:
+            raise Forbidden(
+                "An account of this name may not have CSRs signed: the agent records its own acts under it."
+            )
         path = (source_of(requester.address), requester.user, requester.connection)
         async with self._door.turn(path, len(der), deadline):
             signed = await self._agents.sign(record, deadline)

@@ -92,12 +92,6 @@ def is_forwarded(head: Head) -> bool:
     return any(name in _OF_FORWARDERS or name.startswith(b"x-forwarded") for name in head.names())
 
 
-def names_etag(head: Head, etag: str) -> bool:
-    """Return whether If-None-Match says that the client has this (RFC 9110, 13.1.2)."""
-    named = b",".join(head.values(b"if-none-match")).decode("latin-1")
-    return any(each.strip().removeprefix("W/") in (etag, "*") for each in named.split(","))
-
-
 def _one(head: Head, name: bytes) -> str | None:
     values = head.values(name)
     return values[0].decode("latin-1") if len(values) == 1 and values[0] else None

@@ -18,14 +18,15 @@ from twisted.python.failure import Failure
 from bmc_proxy.accounts import ANONYMOUS
 from bmc_proxy.callers import Caller, anonymous
 from bmc_proxy.deadline import Deadline
-from bmc_proxy.errors import ExchangeError, TooManyRequests
+from bmc_proxy.errors import ExchangeError, TooManyRequests, VersionGone
 from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
-from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded, names_etag
+from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
+from bmc_proxy.http.preconditions import preconditions_in
 from bmc_proxy.http.room import Holding
 from bmc_proxy.http.targets import is_host, path_of
 
@@ -203,11 +204,30 @@ class ExchangeRequest:
             self._told,
             self._deadline.earlier(REPLY_S),
             self.channel,
+            preconditions_in(head.values(b"if-match"), head.values(b"if-none-match")),
         )
-        reply = await self._in_time(route.answer(call))
-        if "ETag" in reply.headers and names_etag(head, reply.headers["ETag"]):
-            return replace(reply, status=304, body=b"")
-        return reply
+        return await self._under_conditions(route, call)
+
+    async def _under_conditions(self, route: Route, call: Call) -> Reply:
+        """Answer where If-Match and If-None-Match allow (RFC 9110, 13.2.2)."""
+        match, none_match = call.preconditions.match, call.preconditions.none_match
+        if match is None and none_match is None:
+            return await self._in_time(route.answer(call))
+        if self.head.method in (b"GET", b"HEAD"):
+            reply = await self._in_time(route.answer(call))
+            etag = reply.headers.get("ETag")
+            if match is not None and not match.match_strongly(etag):
+                raise VersionGone
+            if none_match is not None and none_match.match_weakly(etag):
+                return replace(reply, status=304, body=b"")
+            return reply
+        # What has no version that could be named is never the one that If-Match asks for.
+        etag = await self._in_time(route.etag(call)) if route.etag is not None else None
+        if match is not None and not match.match_strongly(etag):
+            raise VersionGone
+        if none_match is not None and none_match.match_weakly(etag):
+            raise Refused(problems.unmodified())
+        return await self._in_time(route.answer(call))
 
     async def _admit(self, route: Route, argument: str) -> Caller | None:
         """Return who asks, once it may ask this, and this often."""

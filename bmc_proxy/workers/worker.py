@@ -139,7 +139,7 @@ class Worker:
         replica = self._replica = Replica(time.monotonic, config.session_idle_s, self._end_session)
         entrance = AskedEntrance(self._pipe, accounts, replica.find)
         access = Access(accounts, replica, entrance, front.client_certificates)
-        front.build(access, AskedAdministration(self._pipe, accounts))
+        front.build(access, AskedAdministration(self._pipe, accounts, has_passwords=config.checker == "accounts"))
         self._front = front
         looking = LoopingCall(self._tell_used)
         looking.clock = self._reactor
