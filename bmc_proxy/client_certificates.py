@@ -147,13 +147,14 @@ class ClientCertificates:
         return not self.authorities.keys().isdisjoint(self.own | self.own_roots)
 
     def take_own_crl(self, issuer: AuthorityId, crl: Crl) -> bool:
-        """Rely on an agent's CRL from now on; return False where a later one is here that has not ended.
+        """Rely on an agent's CRL from now on; return False where a later one is here that is valid now.
 
         Agents that share a ledger notice a revocation one after the other: the list of one that lags behind must not
         take back what another one said.
         """
-        held = self.own_crls.get(issuer)
-        if held is not None and held.next_update > self._now() and (held.number or 0) > (crl.number or 0):
+        held, now = self.own_crls.get(issuer), self._now()
+        is_valid = held is not None and held.this_update <= now + SKEW_S and now < held.next_update
+        if held is not None and is_valid and (held.number or 0) > (crl.number or 0):
             return False
         self.own_crls[issuer] = crl
         return True

@@ -72,16 +72,19 @@ class ClientCa:
         directory: is made for it.
         name: its common name.
         key_usage: of its certificate.
+        key: its kind, as `openssl_csr` names it.
     """
 
-    def __init__(self, directory: Path, name: str = "HMC CA", key_usage: str = "keyCertSign,cRLSign") -> None:
+    def __init__(
+        self, directory: Path, name: str = "HMC CA", key_usage: str = "keyCertSign,cRLSign", key: str = "p256"
+    ) -> None:
         directory.mkdir()
         self.directory = directory
         extensions = ["-x509", "-addext", "basicConstraints=critical,CA:TRUE"]
         extensions += ["-addext", f"keyUsage=critical,{key_usage}"]
-        made = openssl_csr(directory, "p256", subject=f"/CN={name}", extra=extensions)
+        made = openssl_csr(directory, key, subject=f"/CN={name}", extra=extensions)
         self.certificate = made.rename(directory / "ca.pem")
-        self.key = (directory / "p256.key").rename(directory / "ca.key")
+        self.key = (directory / f"{key}.key").rename(directory / "ca.key")
         (directory / "index.txt").touch()
         (directory / "crlnumber").write_text("01\n")
 

@@ -127,7 +127,7 @@ def test_status_by_what_is_known(known: dict[str, Any], shown: ClientCertificate
 
 
 def test_crl_of_an_agent_that_lags_behind_takes_nothing_back() -> None:
-    """Of two CRLs the one with the higher number stays, unless it has ended."""
+    """Of two CRLs the one with the higher number stays, unless it has ended or is one of the future."""
     judging = judge(own=frozenset({ROOT}))
     assert judging.take_own_crl(ROOT, crl(SERIAL, number=5))
     assert not judging.take_own_crl(ROOT, crl(number=4))
@@ -135,8 +135,9 @@ def test_crl_of_an_agent_that_lags_behind_takes_nothing_back() -> None:
     assert judging.take_own_crl(ROOT, crl(number=5))
     assert judging.refusal_of(DIRECT) is None
 
-    judging.own_crls[ROOT] = crl(SERIAL, number=9, ends_in_s=-1)
-    assert judging.take_own_crl(ROOT, crl(number=6))
+    for held in (crl(SERIAL, number=9, ends_in_s=-1), crl(SERIAL, number=9, made_s_ago=-SKEW_S - 1)):
+        judging.own_crls[ROOT] = held
+        assert judging.take_own_crl(ROOT, crl(number=6))
 
 
 # Large CRLs
