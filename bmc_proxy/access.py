@@ -4,8 +4,9 @@ from hmac import compare_digest
 
 from bmc_proxy.accounts import Account, AccountStore, Privilege
 from bmc_proxy.callers import Caller, Credentials
+from bmc_proxy.client_certificates import NO_ACCOUNT, REVOKED, ClientCertificate, Judge
 from bmc_proxy.entrance import Entrance
-from bmc_proxy.errors import AuthRequired, Forbidden, NothingThere
+from bmc_proxy.errors import AuthRequired, CertificateRevoked, ExchangeError, Forbidden, NothingThere
 from bmc_proxy.sessions import Session, SessionTable
 
 
@@ -16,21 +17,30 @@ class Access:
         accounts: who there is.
         sessions: who is logged in.
         entrance: where passwords are checked, and sessions begin and end.
+        certificates: judges client certificates; None where they let nobody in.
     """
 
-    def __init__(self, accounts: AccountStore, sessions: SessionTable, entrance: Entrance) -> None:
+    def __init__(
+        self,
+        accounts: AccountStore,
+        sessions: SessionTable,
+        entrance: Entrance,
+        certificates: Judge | None = None,
+    ) -> None:
         self._accounts = accounts
         self._sessions = sessions
         self._entrance = entrance
+        self._certificates = certificates
 
     # Who asks
 
     def known(self, credentials: Credentials, address: str) -> Caller | None:
         """Return who asks as far as that can be told at once: by certificate, token or cookie, in this order."""
-        user = credentials.certificate_user
-        account = self._accounts.get(user) if user is not None else None
-        if account is not None and account.enabled:
-            return Caller(account.name, "certificate", address, account.role.privileges)
+        if credentials.certificate is not None:
+            account = self._owner_of(credentials.certificate, address)
+            if isinstance(account, Account):
+                name, privileges = account.name, account.role.privileges
+                return Caller(name, "certificate", address, privileges, certificate=credentials.certificate)
         if credentials.token is not None and (caller := self._by_token(credentials.token, "token", address)):
             return caller
         for token in credentials.cookie_tokens:
@@ -42,16 +52,27 @@ class Access:
     async def caller(self, credentials: Credentials, address: str) -> Caller:
         """Return who asks, where it must be known by password, which is checked.
 
+        A client certificate that lets nobody in does not stand in the way of a password: a client whose certificate was
+        revoked asks for its next one in this way.
+
         Raises:
-            AuthRequired, AuthFailed, TooManyRequests: it is not known.
+            AuthRequired, CertificateRevoked, AuthFailed, TooManyRequests: it is not known.
         """
         if credentials.basic is None:
-            raise AuthRequired
+            raise self._no_caller(credentials.certificate, address)
         account = await self._entrance.check(*credentials.basic, address)
         return Caller(account.name, "basic", address, account.role.privileges, account.password_id)
 
     def still(self, caller: Caller) -> Caller:
-        """Return who asks as it is known now, after a wait. Raises AuthRequired where it is not known any more."""
+        """Return who asks as it is known now, after a wait.
+
+        Raises:
+            AuthRequired, CertificateRevoked: it is not known any more.
+        """
+        if caller.certificate is not None and not isinstance(
+            self._owner_of(caller.certificate, caller.address), Account
+        ):
+            raise self._no_caller(caller.certificate, caller.address)
         return caller.as_of(self._accounts.all())
 
     async def log_in(self, user: str, password: str, address: str) -> tuple[Session, str]:
@@ -62,6 +83,26 @@ class Access:
         """End the caller's session, if it has one."""
         if caller.session is not None:
             await self._entrance.end(caller.session, caller)
+
+    def _owner_of(self, certificate: ClientCertificate, address: str) -> Account | str:
+        """Return the account that a client certificate lets in, or why it lets nobody in, which the log has then."""
+        assert self._certificates is not None  # or no certificate is asked for
+        cause = self._certificates.refusal_of(certificate)
+        account = self._accounts.get(certificate.user) if certificate.user is not None else None
+        if cause is None and account is not None and account.enabled:
+            return account
+        cause = cause or NO_ACCOUNT
+        self._certificates.report(certificate, cause, address)
+        return cause
+
+    def _no_caller(self, certificate: ClientCertificate | None, address: str) -> ExchangeError:
+        """Return what somebody is answered who brings no other credential than this one."""
+        cause = None if certificate is None else self._owner_of(certificate, address)
+        if cause == REVOKED:
+            return CertificateRevoked()
+        if not isinstance(cause, str) or cause == NO_ACCOUNT:
+            return AuthRequired()
+        return AuthRequired(f"The client certificate is not accepted: {cause}. Log in with a password or token.")
 
     def _by_token(self, token: str, method: str, address: str) -> Caller | None:
         """Return whom a session's token names; a session ends whose account does not let it in any more."""

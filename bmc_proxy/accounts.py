@@ -24,8 +24,11 @@ FILE_NAME = "accounts.json"
 LIMIT = 64
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or '_'"
-# Whoever asks without login is told so in the ledger.
+# Callers without login are recorded under this name in the ledger.
 ANONYMOUS = "anonymous"
+# The agent records its own acts under this name, so nobody may have it.
+AGENT_ITSELF = "vmi-agent"
+RESERVED = (ANONYMOUS, AGENT_ITSELF)
 LOCK_PATIENCE_S = 3.0
 LOCK_POLL_S = 0.02
 _VERSION = 1
@@ -104,6 +107,11 @@ class Account:
         """Another one for each password: what was opened with an old password can be told from what was not."""
         return password_id_of(self.password_hash)
 
+    def version(self, *, is_locked: bool) -> str:
+        """Return what names this state of the account, its password included; another one after each change."""
+        told = (self.name, self.role.value, self.enabled, self.password_id, is_locked)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
 
 def password_id_of(password_hash: str | None) -> str:
     """Return what `Account.password_id` is for this hash."""
@@ -112,8 +120,14 @@ def password_id_of(password_hash: str | None) -> str:
 
 def check_name(name: str) -> None:
     """Raise AccountRefused where an account cannot have this name."""
-    if not NAME.fullmatch(name) or name.lower() == ANONYMOUS:
-        raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {ANONYMOUS!r}.")
+    if not NAME.fullmatch(name) or is_reserved(name):
+        reserved = " or ".join(map(repr, RESERVED))
+        raise AccountRefused("name", f"An account's name is {NAME_RULE}; not {reserved}.")
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether the ledger and the audit use this name for somebody who is no account."""
+    return name.lower() in RESERVED
 
 
 Accounts = Mapping[str, Account]
@@ -209,6 +223,8 @@ class AccountStore:
         with self._changing(guard) as accounts:
             account = _existing(accounts, name)
             changed = change(account)
+            if changed.enabled and is_reserved(name):
+                raise AccountRefused("name", f"The name {name} is reserved. Remove the account, and add another one.")
             if keep_administrator and not changed.administers:
                 _refuse_for_the_last(accounts, account)
             accounts[name] = changed
@@ -301,4 +317,5 @@ def _account(row: Any) -> Account:
     name, role, password_hash, enabled = (row[field] for field in ("name", "role", "password_hash", "enabled"))
     if not isinstance(name, str) or not isinstance(password_hash, str | None) or not isinstance(enabled, bool):
         raise TypeError("an account has a field of another type")
-    return Account(name, Role(role), password_hash, enabled)
+    # An account of a reserved name, from before it was reserved, lets nobody in: its requests would pass for another's.
+    return Account(name, Role(role), password_hash, enabled and not is_reserved(name))

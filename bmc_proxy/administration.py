@@ -1,7 +1,7 @@
 """Administration: accounts, as far as whoever asks may see and change them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -22,7 +22,15 @@ from bmc_proxy.accounts import (
 )
 from bmc_proxy.callers import Caller
 from bmc_proxy.checkers import InThread
-from bmc_proxy.errors import AccountsFailed, ExchangeError, Forbidden, NothingThere, PropertyRefused
+from bmc_proxy.errors import (
+    AccountsFailed,
+    ExchangeError,
+    Forbidden,
+    NothingThere,
+    PropertyReadOnly,
+    PropertyRefused,
+    VersionGone,
+)
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Sessions
@@ -31,6 +39,9 @@ from bmc_proxy.turns import Turns
 
 _USERS = frozenset({Privilege.CONFIGURE_USERS})
 _SELF = frozenset({Privilege.CONFIGURE_SELF})
+
+# Of an account, any of which will do; None where it does not matter.
+Versions = Collection[str] | None
 
 _Result = TypeVar("_Result")
 
@@ -42,10 +53,12 @@ class Administration(ABC):
 
     Args:
         accounts: who there is.
+        has_passwords: passwords are those of the accounts, not another checker's.
     """
 
-    def __init__(self, accounts: AccountStore) -> None:
+    def __init__(self, accounts: AccountStore, *, has_passwords: bool = True) -> None:
         self._accounts = accounts
+        self.has_passwords = has_passwords
 
     def accounts_for(self, caller: Caller) -> list[Account]:
         """Return the accounts that the caller may see: all, or its own."""
@@ -65,12 +78,27 @@ class Administration(ABC):
         """Return whether wrong passwords locked this account."""
 
     @abstractmethod
-    async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
-        """Make an account. Raises Forbidden, or PropertyRefused with a name of `Account`'s."""
+    async def add_account(self, caller: Caller, name: str, password: str | None, role: Role, enabled: bool) -> Account:
+        """Make an account.
+
+        Args:
+            password: None where another checker has it.
+
+        Raises:
+            ExchangeError: Forbidden, PropertyRefused with a name of `Account`'s, or PropertyReadOnly for a password
+                that would count for nothing.
+        """
 
     @abstractmethod
-    async def remove_account(self, caller: Caller, name: str) -> None:
-        """Remove an account; its sessions end with it. Raises Forbidden, NothingThere or PropertyRefused."""
+    async def remove_account(self, caller: Caller, name: str, versions: Versions = None) -> None:
+        """Remove an account; its sessions end with it.
+
+        Args:
+            versions: as for `change_account`.
+
+        Raises:
+            ExchangeError: Forbidden, NothingThere, PropertyRefused or VersionGone.
+        """
 
     @abstractmethod
     async def change_account(
@@ -82,14 +110,18 @@ class Administration(ABC):
         role: Role | None = None,
         enabled: bool | None = None,
         unlock: bool = False,
+        versions: Versions = None,
     ) -> Account:
         """Change what is given. One's own password needs ConfigureSelf, all else ConfigureUsers.
 
         A new password ends the account's sessions but the caller's own, and unlocks it.
 
+        Args:
+            versions: of `Account.version`, one of which the account must still have; None where any will do.
+
         Raises:
-            ExchangeError: Forbidden, AuthRequired, NothingThere, PropertyRefused, TooManyRequests or AccountsFailed;
-                nothing was changed.
+            ExchangeError: Forbidden, AuthRequired, NothingThere, PropertyRefused, PropertyReadOnly, VersionGone,
+                TooManyRequests or AccountsFailed; nothing was changed.
         """
 
 
@@ -102,12 +134,20 @@ class OwnAdministration(Administration):
         logins: knows which of them are locked.
         turns: where hashing takes its turn.
         in_thread: runs a blocking callable off the reactor thread.
+        has_passwords: as for `Administration`.
     """
 
     def __init__(
-        self, accounts: AccountStore, sessions: Sessions, logins: Logins, turns: Turns, in_thread: InThread
+        self,
+        accounts: AccountStore,
+        sessions: Sessions,
+        logins: Logins,
+        turns: Turns,
+        in_thread: InThread,
+        *,
+        has_passwords: bool = True,
     ) -> None:
-        super().__init__(accounts)
+        super().__init__(accounts, has_passwords=has_passwords)
         self._sessions = sessions
         self._logins = logins
         self._turns = turns
@@ -117,16 +157,17 @@ class OwnAdministration(Administration):
         """As `Administration.is_locked`."""
         return self._logins.is_locked(name)
 
-    async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
+    async def add_account(self, caller: Caller, name: str, password: str | None, role: Role, enabled: bool) -> Account:
         """As `Administration.add_account`."""
         guard = _guard(caller, _USERS)
+        self._judge_password(password)
         try:
             check_name(name)
         except AccountRefused as error:
             raise _as_exchange_error(error) from error
 
         def add() -> Account:
-            account = Account(name, role, hash_password(password), enabled)
+            account = Account(name, role, None if password is None else hash_password(password), enabled)
             self._accounts.add(account, guard)
             return account
 
@@ -136,15 +177,18 @@ class OwnAdministration(Administration):
 
         return await self._changing(caller, partial(self._in_thread, add), added)
 
-    async def remove_account(self, caller: Caller, name: str) -> None:
+    async def remove_account(self, caller: Caller, name: str, versions: Versions = None) -> None:
         """As `Administration.remove_account`."""
-        guard = _guard(caller, _USERS)
+        may_change = _guard(caller, _USERS)
+
+        async def remove() -> None:
+            guard = self._with_version(may_change, name, versions)
+            await self._in_thread(partial(self._accounts.remove, name, guard, keep_administrator=True))
 
         def removed(_result: None) -> None:
             _log.info("account removed", user=name, by=caller.user, address=caller.address)
 
-        remove = partial(self._accounts.remove, name, guard, keep_administrator=True)
-        await self._changing(caller, partial(self._in_thread, remove), removed)
+        await self._changing(caller, remove, removed)
 
     async def change_account(
         self,
@@ -155,11 +199,13 @@ class OwnAdministration(Administration):
         role: Role | None = None,
         enabled: bool | None = None,
         unlock: bool = False,
+        versions: Versions = None,
     ) -> Account:
         """As `Administration.change_account`."""
         only_password = role is None and enabled is None and not unlock
         own = caller.user == name and only_password
-        guard = _guard(caller, _SELF if own else _USERS)
+        may_change = _guard(caller, _SELF if own else _USERS)
+        self._judge_password(password)
 
         session = caller.session if caller.user == name else None
 
@@ -178,6 +224,7 @@ class OwnAdministration(Administration):
                     password_hash=password_hash or account.password_hash,
                 )
 
+            guard = self._with_version(may_change, name, versions)
             store = partial(self._accounts.change, name, new, guard, keep_administrator=True)
             account: Account = await self._in_thread(store)
             return account
@@ -191,6 +238,26 @@ class OwnAdministration(Administration):
             _log.info("account changed", user=name, **told, by=caller.user, address=caller.address)
 
         return await self._changing(caller, change, changed)
+
+    def _judge_password(self, password: str | None) -> None:
+        """Refuse a password that would be kept and never asked for."""
+        if password is not None and not self.has_passwords:
+            text = "Passwords are checked by PAM on this machine. Leave it out here, and set it there."
+            raise PropertyReadOnly("password", text)
+
+    def _with_version(self, guard: Guard, name: str, versions: Versions) -> Guard:
+        """Return a guard that also refuses a change of what is another version by the time that it is made."""
+        if versions is None:
+            return guard
+        is_locked = self._logins.is_locked(name)  # now: guards are asked in a thread
+
+        def guard_version(accounts: Accounts) -> None:
+            guard(accounts)
+            account = accounts.get(name)
+            if account is not None and account.version(is_locked=is_locked) not in versions:
+                raise VersionGone
+
+        return guard_version
 
     async def _changing(
         self, caller: Caller, change: Callable[[], Awaitable[_Result]], then: Callable[[_Result], None]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from bmc_proxy.accounts import ANONYMOUS, Accounts, Privilege
+from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.errors import AuthRequired, Forbidden
 from bmc_proxy.sessions import Session
 
@@ -14,7 +15,7 @@ class Credentials:
     """What a request brings to be known by, all of it untrusted but the certificate.
 
     Attributes:
-        certificate_user: whom the client certificate names, which TLS accepted.
+        certificate: the client's, which TLS accepted when the connection began.
         token: of X-Auth-Token.
         cookie_tokens: of the session cookies.
         xsrf_token: of X-XSRF-TOKEN.
@@ -22,7 +23,7 @@ class Credentials:
         writes: the request's method may change something, so a cookie alone is not enough.
     """
 
-    certificate_user: str | None = None
+    certificate: ClientCertificate | None = None
     token: str | None = None
     cookie_tokens: tuple[str, ...] = ()
     xsrf_token: str | None = None
@@ -40,6 +41,7 @@ class Caller:
         address: where the request came from.
         password_id: of the password that came with the request; None where none did.
         session: that it belongs to.
+        certificate: that it is known by.
     """
 
     user: str
@@ -48,6 +50,7 @@ class Caller:
     privileges: frozenset[Privilege]
     password_id: str | None = None
     session: Session | None = None
+    certificate: ClientCertificate | None = None
 
     def as_of(self, accounts: Accounts) -> "Caller":
         """Return the caller with the privileges that it has by these accounts.

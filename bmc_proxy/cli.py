@@ -12,6 +12,7 @@ from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUn
 from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
 from runtime.errors import ConfigError
+from runtime.printable import printable
 from runtime.settings import Settings
 from runtime.telling import telling
 
@@ -24,6 +25,14 @@ settings = Settings("BMC_PROXY", "Where accounts and the last root are kept. Mad
 _file = click.Path(dir_okay=False, path_type=Path)
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from the first line of stdin.")
 
+
+_checker = settings.option(
+    "--checker",
+    type=click.Choice(CHECKERS),
+    default="accounts",
+    show_default=True,
+    help="Who checks passwords: the accounts' own hashes, or this machine's PAM.",
+)
 
 _telling = telling(AccountsUnusable, AccountRefused)
 
@@ -63,12 +72,19 @@ def main() -> None:
     help="What of a client certificate names the account.",
 )
 @settings.option(
-    "--checker",
-    type=click.Choice(CHECKERS),
-    default="accounts",
-    show_default=True,
-    help="Who checks passwords: the accounts' own hashes, or this machine's PAM.",
+    "--client-crl",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="CRLs of the CAs of --client-ca, in DER or PEM. Those of the agents' own CAs are fetched from the agents.",
 )
+@settings.option(
+    "--client-crl-grace-h",
+    type=click.IntRange(0, 8760),
+    default=0,
+    show_default=True,
+    help="Hours for which a CRL counts after its nextUpdate. Past that, certificates of its CA let nobody in.",
+)
+@_checker
 @settings.option("--pam-service", default="bmc-proxy", show_default=True, metavar="NAME", help="Of /etc/pam.d.")
 @settings.option(
     "--session-idle-s",
@@ -158,18 +174,21 @@ def account() -> None:
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
 @_password_stdin
 @click.option("--no-password", is_flag=True, help="Let in by client certificate or PAM only.")
+@_checker
 @_telling
-def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_password: bool) -> None:
+def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_password: bool, checker: str) -> None:
     """Add an account.
 
     Example: bmc-proxy account add root --state-dir /var/lib/bmc-proxy --role Administrator --password-stdin
     """
     if password_stdin is no_password:
         raise ConfigError("give either --password-stdin, and the password on the first line of stdin, or --no-password")
+    if password_stdin:
+        _refuse_for_pam(checker, "Give --no-password here, and set the password there.")
     state_directory.make(state_dir)
     password_hash = None if no_password else _hash_from_stdin()
     AccountStore(state_dir).add(Account(name, Role(role), password_hash))
-    click.echo(f"Account {name} added.")
+    _echo(f"Account {name} added.")
 
 
 @account.command("list")
@@ -195,7 +214,7 @@ def account_list(state_dir: Path, as_json: bool) -> None:
         return
     for row in rows:
         notes = ["disabled"] * (not row["enabled"]) + ["no password"] * (not row["has_password"])
-        click.echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
+        _echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
 
 
 @account.command("remove")
@@ -209,25 +228,40 @@ def account_remove(state_dir: Path, name: str) -> None:
     """
     state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
-    click.echo(f"Account {name} removed.")
+    _echo(f"Account {name} removed.")
 
 
 @account.command("set-password")
 @settings.common
 @click.argument("name")
 @_password_stdin
+@_checker
 @_telling
-def account_set_password(state_dir: Path, name: str, password_stdin: bool) -> None:
+def account_set_password(state_dir: Path, name: str, password_stdin: bool, checker: str) -> None:
     """Give an account a new password, end its sessions, and open it again if wrong passwords locked it.
+
+    The password counts with --checker accounts alone. With --checker pam it is PAM's: change it there, as with passwd.
 
     Example: bmc-proxy account set-password root --state-dir /var/lib/bmc-proxy --password-stdin
     """
     if not password_stdin:
         raise ConfigError("give --password-stdin, and the password on the first line of stdin")
+    _refuse_for_pam(checker, "Change it there, such as with passwd.")
     state_directory.make(state_dir)
     password_hash = _hash_from_stdin()
     AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
-    click.echo(f"Account {name} has a new password.")
+    _echo(f"Account {name} has a new password.")
+
+
+def _refuse_for_pam(checker: str, instead: str) -> None:
+    """Raise ConfigError where a password would be kept and never asked for."""
+    if checker == "pam":
+        raise ConfigError(f"--checker pam: passwords are PAM's, and one that is kept here lets nobody in. {instead}")
+
+
+def _echo(text: str) -> None:
+    """Print a line, whatever a name in it holds and whatever the terminal can show."""
+    click.echo(printable(text, sys.stdout.encoding))
 
 
 def _hash_from_stdin() -> str:

@@ -42,6 +42,8 @@ class Config:
         http: server endpoint description of the plain listener, if there is to be one.
         anonymous_loopback: the plain listener answers without login.
         https_certificate, https_key, client_ca, client_user: see `HttpsConfig`.
+        client_crl: a file or directory with CRLs of the CAs of `client_ca`; the agents' own CRLs are fetched from them.
+        client_crl_grace_h: how long a CRL is relied on after its nextUpdate, in hours.
         checker: one of `CHECKERS`: who says that a password is right.
         pam_service: of /etc/pam.d.
         session_idle_s: how long a session lives unused.
@@ -75,6 +77,8 @@ class Config:
     deadline_s: int
     workers: int = 1
     accept_clock: bool = False
+    client_crl: Path | None = None
+    client_crl_grace_h: int = 0
 
     def __post_init__(self) -> None:
         if not self.agent:
@@ -102,6 +106,12 @@ class Config:
                     raise ConfigError(f"{option} is refused without --https ENDPOINT, whose listener it is about")
         if self.client_user != CLIENT_USER_FIELDS[0] and self.client_ca is None:
             raise ConfigError(f"--client-user {self.client_user} is refused without --client-ca FILE")
+        for option, is_given in (
+            ("--client-crl", self.client_crl is not None),
+            ("--client-crl-grace-h", self.client_crl_grace_h > 0),
+        ):
+            if is_given and self.client_ca is None:
+                raise ConfigError(f"{option} is refused without --client-ca FILE")
         if self.https_key is not None and self.https_certificate is None:
             raise ConfigError("--https-key is refused without --https-certificate")
 

@@ -49,7 +49,9 @@ class Desk:
         self.accounts = accounts
         self.sessions = sessions
         self.entrance = OwnEntrance(logins, sessions)
-        self.administration = OwnAdministration(accounts, sessions, logins, self._turns, self._hashing.run)
+        self.administration = OwnAdministration(
+            accounts, sessions, logins, self._turns, self._hashing.run, has_passwords=not is_pam
+        )
 
     def open(self) -> None:
         """Begin."""

@@ -24,6 +24,13 @@ class AuthRequired(ExchangeError):
         super().__init__(text)
 
 
+class CertificateRevoked(ExchangeError):
+    """The only credential is a client certificate that was revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("The client certificate is revoked. Show another one, or log in with a password or token.")
+
+
 class AuthFailed(ExchangeError):
     """User name and password let nobody in; which of the reasons it was is not told."""
 
@@ -76,6 +83,25 @@ class PropertyRefused(ExchangeError):
         super().__init__(text)
         self.name = name
         self.exists = exists
+
+
+class PropertyReadOnly(ExchangeError):
+    """A property of a request's body is one that nobody can set here.
+
+    Attributes:
+        name: of the property, as the dialect spells it.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class VersionGone(ExchangeError):
+    """The resource is no longer as the request says that it was when its client saw it."""
+
+    def __init__(self) -> None:
+        super().__init__("The resource has changed. GET it again, and send the ETag that it has now.")
 
 
 class BodyMalformed(ExchangeError):

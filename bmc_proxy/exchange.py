@@ -5,12 +5,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from bmc_proxy.accounts import AGENT_ITSELF, ANONYMOUS
 from bmc_proxy.agent_client import Agents, chain_of
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.armour import to_pem
 from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
-from bmc_proxy.errors import AgentTimeout, AgentUnavailable
+from bmc_proxy.errors import AgentTimeout, AgentUnavailable, Forbidden
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sources import source_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
@@ -65,7 +66,8 @@ class Exchange:
 
         Args:
             der: the CSR.
-            idempotency_key: the requester's own; the same one gets the same certificate.
+            idempotency_key: the requester's own; the same one gets the same certificate. Those of callers without
+                login are told apart by the CSR.
             deadline: by when.
 
         Raises:
@@ -73,12 +75,16 @@ class Exchange:
         """
         record = SignCsr(
             deadline_ms=deadline.for_agent_ms(),
-            idempotency_key=_key_octets(idempotency_key),
+            idempotency_key=_key_octets(idempotency_key, der if requester.user == ANONYMOUS else b""),
             user=requester.user,
             method=requester.method,
             address=requester.address,
             csr=der,
         )
+        if requester.user == AGENT_ITSELF:
+            raise Forbidden(
+                "An account of this name may not have CSRs signed: the agent records its own acts under it."
+            )
         path = (source_of(requester.address), requester.user, requester.connection)
         async with self._door.turn(path, len(der), deadline):
             signed = await self._agents.sign(record, deadline)
@@ -116,5 +122,14 @@ class Exchange:
         return pem
 
 
-def _key_octets(key: str | None) -> bytes:
-    return hashlib.sha256(key.encode()).digest()[:16] if key else NO_IDEMPOTENCY_KEY
+def _key_octets(key: str | None, scope: bytes) -> bytes:
+    """Return an idempotency key as the agent takes it.
+
+    Args:
+        key: the requester's own.
+        scope: of those keys; nothing where the requester is somebody who has them all to itself. All who ask without
+            login are one requester to the agent, so each of their keys counts with its CSR alone.
+    """
+    if not key:
+        return NO_IDEMPOTENCY_KEY
+    return hashlib.sha256(hashlib.sha256(scope).digest() * bool(scope) + key.encode()).digest()[:16]

@@ -5,8 +5,8 @@ import socket
 import time
 import uuid
 from functools import partial
+from typing import TYPE_CHECKING
 
-from cryptography.x509 import Certificate
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
@@ -16,6 +16,7 @@ from bmc_proxy.access import Access
 from bmc_proxy.administration import Administration
 from bmc_proxy.agent_client import Agents
 from bmc_proxy.agent_link import AgentLink
+from bmc_proxy.client_certificates import ClientCertificate, ClientCertificates
 from bmc_proxy.config import Config
 from bmc_proxy.door import Door
 from bmc_proxy.errors import ExchangeError
@@ -45,6 +46,9 @@ from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 
+if TYPE_CHECKING:
+    from bmc_proxy.client_status import ClientStatus
+
 # New objects until the garbage collector looks for cycles among them.
 GC_THRESHOLD = 7_000
 
@@ -73,15 +77,27 @@ class Front:
         self._learning: set[AgentLink] = set()
         self._https: Reloadable | None = None
         self._channel: Reloadable | None = None
+        self._client_status: ClientStatus | None = None
+        self._agent_links: list[AgentLink] = []
+
+    @property
+    def client_certificates(self) -> ClientCertificates | None:
+        """What judges client certificates; None where they let nobody in."""
+        return None if self._client_status is None else self._client_status.certificates
 
     def load_certificates(self) -> None:
-        """Take the certificates of HTTPS and of the channel. Raises StartError."""
+        """Take the certificates of HTTPS and of the channel, and those of client CAs. Raises StartError."""
         config = self._config
         try:
             if config.https_at is not None:
                 self._https = https.https_reloadable(config, is_alone=self._is_alone)
             if any(map(has_tls, config.agent)):
                 self._channel = channel_reloadable(config.state_dir, warns=self._is_alone)
+            if config.client_ca is not None:
+                # A BMC has little memory: what reads CRLs is there only where it is needed.
+                from bmc_proxy.client_status import ClientStatus
+
+                self._client_status = ClientStatus(self._reactor, config, is_alone=self._is_alone)
         except FileRefused as error:
             raise StartError(str(error)) from error
 
@@ -93,9 +109,12 @@ class Front:
             administration: of accounts.
         """
         config = self._config
-        self._agents = Agents(self._links())
+        self._agent_links = self._links()
+        self._agents = Agents(self._agent_links)
         door = Door(self._reactor, self._agents, config.max_waiting)
         self._agents.on_room = door.look
+        if self._client_status is not None:
+            self._client_status.start(door)
         report = partial(not_usable, "stored root")
         roots = RootCache(config.state_dir, time.time, time.monotonic, report, is_alone=self._is_alone)
         self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
@@ -128,12 +147,16 @@ class Front:
                 site.abandon()
         if self._agents is not None:
             await self._agents.stop()
+        if self._client_status is not None:
+            await self._client_status.stop()
 
     def reload(self) -> None:
         """Take the certificates of HTTPS and of the channel anew."""
         for each in (self._https, self._channel):
             if each is not None:
                 each.reload()
+        if self._client_status is not None:
+            self._client_status.reload(self._agent_links)
 
     def look_at_certificates(self) -> None:
         """Renew what is due, and warn of what is not valid or soon no more."""
@@ -182,8 +205,8 @@ class Front:
                 allowed=connections,
             )
 
-        def user_of(certificate: Certificate) -> str | None:
-            return https.user_of(certificate, field)
+        def certificate_of(transport: object) -> ClientCertificate | None:
+            return https.client_certificate_of(transport, field)
 
         return Edge(
             reactor=self._reactor,
@@ -193,19 +216,25 @@ class Front:
             crowd=Crowd(connections),
             room=body_room(connections),
             allowances=Allowances(time.monotonic, config.requests_per_s),
-            user_of=user_of,
+            certificate_of=certificate_of,
             tell_of_stranger=Sparse(_log.info, time.monotonic),
             deadline_s=config.deadline_s,
         )
 
     def _agent_ready(self, link: AgentLink) -> None:
         self._publications.look_anew()
+        self._look_at_crls(link)
         self._begin_learning(link)
 
     def _agent_status(self, link: AgentLink) -> None:
         self._publications.look_anew()
+        self._look_at_crls(link)
         if link.root_generation != self._exchange.root_generation:
             self._begin_learning(link)
+
+    def _look_at_crls(self, link: AgentLink) -> None:
+        if self._client_status is not None:
+            self._client_status.look(link)
 
     def _begin_learning(self, link: AgentLink) -> None:
         if link not in self._learning:

@@ -13,13 +13,16 @@ import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from OpenSSL import SSL, crypto
 
+from bmc_proxy.client_certificates import AuthorityId, ClientCertificate
 from bmc_proxy.config import Config, HttpsConfig
 from protocol import der
 from runtime.clock import early_clock_text, is_before_build, utc_now
@@ -31,9 +34,11 @@ from runtime.tls import (
     is_due,
     load_certificates,
     load_identity,
+    name_text,
     new_context,
     openssl_judges,
     remember_verdict,
+    verified_chain,
 )
 
 FILE_NAME = "https.pem"
@@ -131,6 +136,37 @@ def _ask_for_certificates(context: SSL.Context, path: Path) -> None:
 
 def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:
     return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def client_certificate_of(transport: object, field: str) -> ClientCertificate | None:
+    """Return the certificate that a client showed and OpenSSL accepted; None without TLS or without one.
+
+    Args:
+        transport: of a connection whose handshake is complete.
+        field: as for `user_of`.
+
+    Raises:
+        Exception: whatever a CA's certificate that cannot be read gives rise to.
+    """
+    chain = verified_chain(transport)
+    if not chain:
+        return None
+    authorities = [authority_id(each) for each in chain]
+    return ClientCertificate(
+        user=user_of(chain[0], field),
+        subject=name_text(chain[0].subject),
+        serial=chain[0].serial_number,
+        not_before=max(each.not_valid_before_utc for each in chain).timestamp(),
+        not_after=min(each.not_valid_after_utc for each in chain).timestamp(),
+        path=tuple((issuer, each.serial_number) for each, issuer in zip(chain, authorities[1:], strict=False)),
+        anchor=authorities[-1],
+    )
+
+
+def authority_id(certificate: x509.Certificate) -> AuthorityId:
+    """Return what a CA is known by: its name and its key. Raises ValueError or UnsupportedAlgorithm."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(certificate.subject.public_bytes() + key).digest()
 
 
 def user_of(certificate: x509.Certificate, field: str) -> str | None:

@@ -54,7 +54,9 @@ class ProxyApplication:
         self._front.load_certificates()
         sessions = Sessions(time.monotonic, config.session_idle_s)
         desk = self._desk = Desk(self._reactor, config, accounts, sessions)
-        self._front.build(Access(accounts, sessions, desk.entrance), desk.administration)
+        self._front.build(
+            Access(accounts, sessions, desk.entrance, self._front.client_certificates), desk.administration
+        )
         desk.open()
         addresses: dict[str, object] = {}
         for option in self._listeners.options:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import atheris
 
@@ -27,6 +28,7 @@ with atheris.instrument_imports(include=["bmc_proxy.http"]):
 
     from bmc_proxy.http.call import CSR_BODY_LIMIT
     from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_LIMIT, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
+    from bmc_proxy.http.targets import path_of
 
 STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 501, 503}
 ENDS = {400, 408, 413, 414, 431, 501}
@@ -75,6 +77,21 @@ def answers_in(octets: bytes, *, has_head: bool) -> list[int]:
     return statuses
 
 
+def check_target(line: bytes) -> None:
+    """Where a target in absolute form is taken, its path is the one that Python's own reader finds."""
+    method, _, target = line.partition(b" ")
+    target = target.removesuffix(b" HTTP/1.1")
+    path = path_of(method, target)
+    if path is None or target.startswith(b"/") or target == b"*":
+        return
+    try:
+        found = urlsplit(target)
+    except ValueError:
+        return  # an IPv6 address that is none
+    assert found.netloc, "a target without a host is taken"
+    assert path == (found.path or b"/"), "a target is read in two ways"
+
+
 class Target:
     """The edge that all inputs speak to, each on a connection of its own.
 
@@ -91,6 +108,7 @@ class Target:
         if not data:
             return
         choice, octets = data[0], data[1:]
+        check_target(octets.partition(b"\r\n")[0])
         self._edge.site.is_anonymous = bool(choice & 1)
         if choice & 2:
             octets = octets.replace(b"{token}", token_at(self._edge))

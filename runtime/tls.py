@@ -5,6 +5,7 @@ Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.c
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from runtime.files import FileRefused, read_secret
+from runtime.printable import printable
 
 # RFC 9325, 4.2: for TLS 1.2 only these; TLS 1.3 has no others.
 TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -50,9 +52,27 @@ _VERIFY_ERRORS = {
 }
 _NOT_VALID_NOW = frozenset({9, 10})
 
-# OpenSSL's first complaint about a peer's certificate, and that certificate's fingerprint, by transport, which Twisted
-# keeps as the connection's app data.
-_verdicts: WeakKeyDictionary[TLSMemoryBIOProtocol, tuple[int, str]] = WeakKeyDictionary()
+NAME_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """OpenSSL's first complaint about a peer's certificate, and which certificate it is about.
+
+    Attributes:
+        error: one of X509_V_ERR_*.
+        sha256: the certificate's fingerprint.
+        subject, serial: as the certificate itself says, which nobody vouches for.
+    """
+
+    error: int
+    sha256: str
+    subject: str
+    serial: str
+
+
+# By transport, which Twisted keeps as the connection's app data.
+_verdicts: WeakKeyDictionary[TLSMemoryBIOProtocol, Verdict] = WeakKeyDictionary()
 
 
 class Identity:
@@ -145,8 +165,29 @@ def remember_verdict(connection: SSL.Connection, certificate: X509, error: int, 
     """Let OpenSSL's judgement stand (for `Context.set_verify`), and keep its first error for `failure_text`."""
     if not is_good:
         fingerprint = certificate.digest("sha256").decode().replace(":", "").lower()
-        _verdicts.setdefault(connection.get_app_data(), (error, fingerprint))
+        verdict = Verdict(error, fingerprint, _subject_of(certificate), f"{certificate.get_serial_number():x}")
+        _verdicts.setdefault(connection.get_app_data(), verdict)
     return bool(is_good)
+
+
+def refused_certificate(transport: object) -> Verdict | None:
+    """Return what OpenSSL said against the peer's certificate, if it said anything."""
+    return _verdicts.get(transport) if isinstance(transport, TLSMemoryBIOProtocol) else None
+
+
+def _subject_of(certificate: X509) -> str:
+    try:
+        return name_text(certificate.to_cryptography().subject)
+    except (ValueError, TypeError, x509.InvalidVersion):
+        return "-"
+
+
+def name_text(name: x509.Name) -> str:
+    """Return a distinguished name for the log: printable, and not longer than a line."""
+    try:
+        return printable(name.rfc4514_string()[:NAME_LIMIT])
+    except ValueError:
+        return "-"
 
 
 def failure_text(transport: object, reason: Failure, where_not_valid: str = "") -> str:
@@ -157,12 +198,12 @@ def failure_text(transport: object, reason: Failure, where_not_valid: str = "") 
     """
     if not isinstance(reason.value, SSL.Error):
         return str(reason.getErrorMessage())
-    verdict = _verdicts.get(transport) if isinstance(transport, TLSMemoryBIOProtocol) else None
+    verdict = refused_certificate(transport)
     if verdict is not None:
-        number, fingerprint = verdict
-        told = _VERIFY_ERRORS.get(number, f"certificate was not accepted (X509 error {number})")
-        advice = f". {where_not_valid}" if where_not_valid and number in _NOT_VALID_NOW else ""
-        return f"TLS: the peer's {told} (SHA-256 {fingerprint}){advice}"
+        error = verdict.error
+        described = _VERIFY_ERRORS.get(error, f"certificate was not accepted (X509 error {error})")
+        advice = f". {where_not_valid}" if where_not_valid and error in _NOT_VALID_NOW else ""
+        return f"TLS: the peer's {described} (SHA-256 {verdict.sha256}){advice}"
     return "TLS: " + (_reasons(reason.value) or "the handshake failed")
 
 
@@ -189,6 +230,13 @@ def is_due(certificate: x509.Certificate, now: datetime, renew_before: timedelta
 def sha256_of(certificate: x509.Certificate) -> str:
     """Return a certificate's fingerprint, in hexadecimal."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def verified_chain(transport: object) -> list[x509.Certificate]:
+    """Return the peer's certificate and its path up to the trust anchor, as OpenSSL verified it; empty without one."""
+    if not isinstance(transport, TLSMemoryBIOProtocol):
+        return []
+    return transport.getHandle().get_verified_chain(as_cryptography=True) or []
 
 
 def peer_certificate(transport: object) -> x509.Certificate | None:

@@ -250,17 +250,6 @@ def test_sign_csr_refuses_a_body(pair: Pair, route: str, body: str | bytes) -> N
 
 
 @pytest.mark.parametrize("route", [SIGN_CSR, IBM_SIGN_CSR], ids=["phosphor", "ibm"])
-def test_sign_csr_refuses_a_used_key(pair: Pair, route: str) -> None:
-    """An Idempotency-Key stands for one CSR."""
-    key = ["-H", f"Idempotency-Key: {route}"]
-    assert post(pair.url + route, json.dumps({"CsrString": pem(make_csr())}), *key).status == 200
-
-    assert_problem(
-        post(pair.url + route, json.dumps({"CsrString": pem(make_csr())}), *key), route, 409, "request.conflict"
-    )
-
-
-@pytest.mark.parametrize("route", [SIGN_CSR, IBM_SIGN_CSR], ids=["phosphor", "ibm"])
 def test_sign_csr_with_another_method_or_type(pair: Pair, route: str) -> None:
     """405 with Allow, 415, and a charset parameter is no other type."""
     wrong_method = curl(pair.url + route)

@@ -1,6 +1,7 @@
 """The walls between the packages, read from the imports themselves (docs/decisions.md says why they stand)."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TWISTED_AT = {
     "bmc_proxy.agent_link",
     "bmc_proxy.attempts",
     "bmc_proxy.checkers",
+    "bmc_proxy.client_status",
     "bmc_proxy.door",
     "bmc_proxy.cli",
     "bmc_proxy.deadline",
@@ -32,6 +34,7 @@ TWISTED_AT = {
     "bmc_proxy.front",
     "bmc_proxy.listeners",
     "bmc_proxy.notices",
+    "bmc_proxy.own_crls",
     "bmc_proxy.service",
     "bmc_proxy.logins",
     "bmc_proxy.publications",
@@ -117,14 +120,22 @@ def test_twisted_stays_at_the_edges() -> None:
 
 
 def test_proxy_knows_no_certificates() -> None:
-    """The proxy judges no certificate and has no database: X.509 is there for its own HTTPS, and nowhere else."""
+    """The proxy issues no certificate and has no database: X.509 is there for HTTPS and for the CRLs of its clients."""
     judging = {"cryptography", "OpenSSL", "sqlalchemy", "sqlite3"}
     found = {
         name for name, imported in IMPORTS.items() if top(name) == "bmc_proxy" and judging & set(map(top, imported))
     }
 
-    # Beside `https`: the type of the client certificate that is handed on to it.
-    assert found == {"bmc_proxy.https", "bmc_proxy.http.edge", "bmc_proxy.front"}
+    assert found == {"bmc_proxy.https", "bmc_proxy.client_crls"}
+
+
+def test_crl_reading_is_imported_where_clients_have_certificates() -> None:
+    """A proxy without --client-ca reads no CRL: the modules that do are imported inside functions alone."""
+    readers = {"bmc_proxy.client_status", "bmc_proxy.client_crls", "bmc_proxy.own_crls"}
+    text = "import sys, bmc_proxy.service, bmc_proxy.workers.worker, bmc_proxy.workers.first; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert not readers & set(done.stdout.split())
 
 
 def test_one_process_knows_nothing_of_workers() -> None:

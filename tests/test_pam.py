@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from needs import need_library
-from processes import Process, add_account, curl, port_of, post
+from processes import Answer, Process, add_account, curl, port_of, post, run
 from run_log import secret
 
 PASSWORD = secret("pam-password")
@@ -47,3 +47,46 @@ def test_password_is_pams(proxy: tuple[Process, str]) -> None:
     assert log_in("alice\0", PASSWORD) == 401
     assert curl(url + "/redfish/v1/AccountService", "--user", f"alice:{PASSWORD}").status == 200
     assert process.stop() == 0
+
+
+def test_password_over_redfish_is_refused(proxy: tuple[Process, str]) -> None:
+    """Nobody is told that a password was set which is never asked for; what else an account has can be changed."""
+    process, url = proxy
+    accounts = url + "/redfish/v1/AccountService/Accounts"
+    known = ["--user", f"alice:{PASSWORD}"]
+
+    def send(method: str, path: str, body: object) -> Answer:
+        return post(accounts + path, json.dumps(body), "-X", method, *known)
+
+    change = {"Password": secret("another-password"), "Enabled": True}
+    new = {"UserName": "bob", "RoleId": "ReadOnly"}
+    for refused in (send("PATCH", "/alice", change), send("POST", "", new | {"Password": secret("a-password")})):
+        [told] = refused.json["error"]["@Message.ExtendedInfo"]
+        assert refused.status == 400
+        assert told["MessageId"].endswith(".PropertyNotWritable")
+        assert told["RelatedProperties"] == ["/Password"]
+        assert told["Oem"]["VmiCertificateExchange"]["Code"] == "account.not_writable"
+    assert curl(accounts, *known).json["Members@odata.count"] == 2
+
+    assert send("POST", "", new).status == 201
+    assert send("PATCH", "/bob", {"RoleId": "Operator"}).json["RoleId"] == "Operator"
+    assert curl(accounts + "/bob", "--user", f"bob:{PASSWORD}").status == 200
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("command", ["add", "set-password"])
+def test_password_by_command_is_refused_where_pam_is_configured(tmp_path: Path, command: str) -> None:
+    """The commands know the checker from the same file or environment that `serve` has it from."""
+    add_account(tmp_path, "alice", "ReadOnly")
+    config = tmp_path / "proxy.toml"
+    config.write_text('checker = "pam"\n')
+    name, *role = {"add": ["carol", "--role", "ReadOnly"], "set-password": ["alice"]}[command]
+    words = ["bmc-proxy", "account", command, name, *role, "--state-dir", str(tmp_path), "--config", str(config)]
+    before = (tmp_path / "accounts.json").read_bytes()
+
+    done = run(*words, "--password-stdin", stdin=secret("some-password") + "\n")
+    assert done.returncode == 2
+    assert "--checker pam: passwords are PAM's" in done.stderr
+    assert (tmp_path / "accounts.json").read_bytes() == before
+    if command == "add":
+        assert run(*words, "--no-password").returncode == 0

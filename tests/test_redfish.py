@@ -274,6 +274,15 @@ def test_role_comes_before_the_body(pair: SecurePair) -> None:
             assert error_of(answer) == (403, "auth.forbidden")
 
 
+@pytest.mark.parametrize("name", ["Token", "Context"])
+def test_login_with_what_has_no_effect(pair: SecurePair, name: str) -> None:
+    """What a login asks for and does not get refuses it; as other firmware's clients send it, empty, it is nothing."""
+    login = {"UserName": "reader", "Password": PASSWORDS["reader"]}
+    assert error_of(change(pair, "POST", SESSIONS, login | {name: "123456"})) == (400, "account.invalid")
+    for empty in ("", None):
+        assert change(pair, "POST", SESSIONS, login | {name: empty}).status == 201
+
+
 def test_page_of_another_site_changes_nothing(pair: SecurePair) -> None:
     """What a browser sends for a page of another site is refused, whatever credentials go along."""
     body = {"UserName": "evil", "Password": PASSWORD, "RoleId": "Administrator"}

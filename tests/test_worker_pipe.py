@@ -110,7 +110,7 @@ ASKER = Asker("root", "token", "192.0.2.1", None, "0123456789abcdef")
         LogIn("r\u00f6\ud800t", PASSWORD, "unix"),
         Used(("a", "b"), (0, 17)),
         AddAccount(ASKER, "new", PASSWORD, "Operator", True),
-        ChangeAccount(ASKER, "new", None, None, None, False),
+        ChangeAccount(ASKER, "new", None, None, None, False, True, ("a", "b")),
         SESSION,
         Confirm(),
         Refused("AuthFailed", "", "", False, 0.5),
@@ -123,7 +123,7 @@ def test_records_arrive_as_they_were(record: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [LogIn("root", PASSWORD, "unix"), ChangeAccount(ASKER, "x", PASSWORD, None, None, False)]
+    "record", [LogIn("root", PASSWORD, "unix"), ChangeAccount(ASKER, "x", PASSWORD, None, None, False, False, ())]
 )
 def test_secrets_are_not_in_a_record_s_text(record: Record) -> None:
     """However a record gets into a log, its password does not."""

@@ -9,6 +9,7 @@ from bmc_proxy.callers import Caller
 from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AuthRequired
 from bmc_proxy.exchange import Requester
+from bmc_proxy.http.preconditions import NONE, Preconditions
 
 LOGIN_BODY_LIMIT = 4 * 1024
 CSR_BODY_LIMIT = 64 * 1024
@@ -27,6 +28,7 @@ class Call:
         told: fields that a handler adds to the request's log line.
         deadline: by when a handler has something to answer.
         connection: that it came over.
+        preconditions: that were found to hold; a change judges them again when it is made.
     """
 
     request_id: str
@@ -38,6 +40,7 @@ class Call:
     told: dict[str, str]
     deadline: Deadline
     connection: Hashable
+    preconditions: Preconditions = NONE
 
     @property
     def requester(self) -> Requester:
@@ -57,7 +60,8 @@ class Call:
 class Reply:
     """What is answered: a status, a body, headers beside those that every answer has or in their stead, and cookies.
 
-    Octets go out as they are, at the client's pace; anything else goes as JSON. An `ETag` answers If-None-Match.
+    Octets go out as they are, at the client's pace; anything else goes as JSON. If-Match and If-None-Match of a GET are
+    judged by the `ETag`.
     """
 
     status: int
@@ -100,6 +104,7 @@ class Route:
         body_limit: in octets.
         too_large: the code that is told of a larger body.
         content_type: of the body, where it says what it is.
+        etag: returns the current ETag of what a method other than GET is about; None where that has none.
     """
 
     answer: Handler
@@ -108,6 +113,7 @@ class Route:
     too_large: str = "http.body_too_large"
     judge: Callable[[Caller, str], None] | None = None
     content_type: str = "application/json"
+    etag: Callable[[Call], Coroutine[Any, Any, str]] | None = None
 
     def admit(self, caller: Caller, argument: str) -> None:
         """Raise Forbidden or AuthRequired where the caller may not ask this."""

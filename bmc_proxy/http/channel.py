@@ -14,6 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import Problem
@@ -26,7 +27,7 @@ from bmc_proxy.http.request import ExchangeRequest
 from bmc_proxy.http.targets import path_of
 from bmc_proxy.sources import source_of
 from runtime import endpoints
-from runtime.tls import failure_text, is_tls, is_tls_failure, peer_certificate
+from runtime.tls import failure_text, is_tls, is_tls_failure, refused_certificate
 from runtime.transport import Wire
 
 HEADER_LIMIT = 8 * 1024
@@ -55,7 +56,8 @@ class ExchangeChannel(Protocol):
         self.listener = listener
         self.address = ""
         self.source = ""
-        self.certificate_user: str | None = None
+        self.certificate: ClientCertificate | None = None
+        self.is_tls = False
         self.persistent = True
         self.is_choked = False
         self._buffer = b""
@@ -82,7 +84,8 @@ class ExchangeChannel(Protocol):
         self._wire.registerProducer(self, True)
         self.address = endpoints.source_of(self._wire.getPeer())
         self.source = source_of(self.address)
-        self._can_speak = not is_tls(self.transport)
+        self.is_tls = is_tls(self.transport)
+        self._can_speak = not self.is_tls
         self._expect_within(HEADER_TIMEOUT_S)
         self._leave_crowd = self.listener.edge.crowd.enter(Member(self.source, self._worth, self._end_for_another))
 
@@ -90,8 +93,7 @@ class ExchangeChannel(Protocol):
         """TLS is up: by now OpenSSL accepted the client's certificate, if there is one."""
         self._can_speak = True
         try:
-            certificate = peer_certificate(self.transport)
-            self.certificate_user = None if certificate is None else self.listener.edge.user_of(certificate)
+            self.certificate = self.listener.edge.certificate_of(self.transport)
         except Exception as error:  # noqa: BLE001  # however odd a CA's certificate is, it then names nobody
             reason = f"its client certificate cannot be read: {type(error).__name__}"
             self.listener.edge.tell_of_stranger("certificate names nobody", address=self.address, reason=reason)
@@ -99,7 +101,9 @@ class ExchangeChannel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         text = failure_text(self.transport, reason)
         if is_tls_failure(text):
-            self.listener.edge.tell_of_stranger("TLS refused", address=self.address, reason=text)
+            verdict = refused_certificate(self.transport)
+            told = {} if verdict is None else {"subject": verdict.subject, "serial": verdict.serial}
+            self.listener.edge.tell_of_stranger("TLS refused", address=self.address, reason=text, **told)
         self._is_over = True
         if self._request is not None:
             self._request.connection_lost()
@@ -325,7 +329,8 @@ class ExchangeChannel(Protocol):
             return
         head = self._head.head
         request_id = secrets.token_hex(8)
-        dialect = edge.router.dialect_for(path_of(head.target if head is not None else b""))
+        path = None if head is None else path_of(head.method, head.target)
+        dialect = edge.router.dialect_for(path or b"")
         reply = dialect.word(problem, request_id)
         body = json.dumps(reply.body, separators=(",", ":")).encode()
         headers = {**dialect.headers, **reply.headers}

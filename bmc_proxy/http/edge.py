@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cryptography.x509 import Certificate
 from twisted.internet.interfaces import IReactorTime
 
 from bmc_proxy.access import Access
+from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.http.call import CSR_BODY_LIMIT
 from bmc_proxy.http.crowd import Crowd
 from bmc_proxy.http.pouring import Pouring
@@ -60,7 +60,7 @@ class Edge:
     Attributes:
         now: seconds, of a clock that goes forward, whatever becomes of the time of day.
         room: for bodies, over all listeners.
-        user_of: whom a client certificate names.
+        certificate_of: reads the client certificate of a transport, if there is one.
         tell_of_stranger: logs what anybody can cause.
         deadline_s: how long a request may take.
     """
@@ -72,7 +72,7 @@ class Edge:
     crowd: Crowd
     room: BodyRoom
     allowances: Allowances
-    user_of: Callable[[Certificate], str | None]
+    certificate_of: Callable[[object], ClientCertificate | None]
     tell_of_stranger: Sparse
     deadline_s: float
 
@@ -98,14 +98,16 @@ class Channel(Protocol):
     Attributes:
         address: where it comes from.
         source: what counts as one source of that address.
-        certificate_user: whom its client certificate names.
+        certificate: its client's, which OpenSSL accepted when it began.
+        is_tls: it is encrypted.
         persistent: it lives on after the answer.
     """
 
     listener: Listener
     address: str
     source: str
-    certificate_user: str | None
+    is_tls: bool
+    certificate: ClientCertificate | None
     persistent: bool
 
     def __hash__(self) -> int: ...

@@ -4,7 +4,9 @@ import base64
 import binascii
 
 from bmc_proxy.callers import Credentials
+from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.http.heads import Head
+from bmc_proxy.http.targets import is_origin_of
 
 FIXED_HEADERS = {
     "Content-Type": "application/json",
@@ -22,6 +24,26 @@ XSRF_COOKIE = "XSRF-TOKEN"
 _COOKIE_ATTRIBUTES = "; Path=/; SameSite=Strict; Secure"
 
 
+# What reverse proxies and content networks add; `X-Forwarded-…` beside them.
+_OF_FORWARDERS = frozenset(
+    {
+        b"via",
+        b"forwarded",
+        b"cdn-loop",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-original-forwarded-for",
+        b"x-original-host",
+        b"x-envoy-external-address",
+        b"x-proxyuser-ip",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+    }
+)
+
+
 def login_cookies(token: str, xsrf_token: str) -> tuple[str, ...]:
     """Return the Set-Cookie values of a login. The XSRF token is for scripts to read, the session's is not."""
     session = f"{SESSION_COOKIES[0]}={token}{_COOKIE_ATTRIBUTES}; HttpOnly"
@@ -33,10 +55,10 @@ def logout_cookies() -> tuple[str, ...]:
     return tuple(f"{name}={_COOKIE_ATTRIBUTES}; Max-Age=0" for name in (SESSION_COOKIES[0], XSRF_COOKIE))
 
 
-def credentials_in(head: Head, certificate_user: str | None) -> Credentials:
+def credentials_in(head: Head, certificate: ClientCertificate | None) -> Credentials:
     """Return what a request brings to be known by. What cannot be read is as good as not there."""
     return Credentials(
-        certificate_user=certificate_user,
+        certificate=certificate,
         token=_one(head, b"x-auth-token"),
         cookie_tokens=_session_cookies(head) if b"cookie" in head else (),
         xsrf_token=_one(head, b"x-xsrf-token"),
@@ -45,22 +67,29 @@ def credentials_in(head: Head, certificate_user: str | None) -> Credentials:
     )
 
 
-def is_cross_site(head: Head) -> bool:
+def is_cross_site(head: Head, *, is_tls: bool) -> bool:
     """Return whether a browser says that a page of another site sent this (Fetch Metadata; RFC 6454, 7).
 
     Basic and client certificates go along with whatever a browser sends, so they would make such a page's wish ours.
+
+    Args:
+        head: of the request.
+        is_tls: it came over TLS, so a page of ours came by https. Without TLS that is http, unless the browser itself
+            says that the page has the origin of what it asked for: then something in front of us ended its TLS.
     """
-    if _one(head, b"sec-fetch-site") in ("cross-site", "same-site"):
+    sites = head.values(b"sec-fetch-site")
+    if any(site in (b"cross-site", b"same-site") for site in sites):
         return True
     if b"origin" not in head:
         return False
-    return any(origin.partition(b"://")[2] != (head.values(b"host") or [b""])[0] for origin in head.values(b"origin"))
+    schemes = (b"https",) if is_tls else (b"http", b"https") if list(sites) == [b"same-origin"] else (b"http",)
+    host = (head.values(b"host") or [b""])[0]
+    return not all(is_origin_of(origin, host, schemes) for origin in head.values(b"origin"))
 
 
-def names_etag(head: Head, etag: str) -> bool:
-    """Return whether If-None-Match says that the client has this (RFC 9110, 13.1.2)."""
-    named = b",".join(head.values(b"if-none-match")).decode("latin-1")
-    return any(each.strip().removeprefix("W/") in (etag, "*") for each in named.split(","))
+def is_forwarded(head: Head) -> bool:
+    """Return whether a reverse proxy says that it sends this on for somebody else (RFC 7239; RFC 9110, 7.6.3)."""
+    return any(name in _OF_FORWARDERS or name.startswith(b"x-forwarded") for name in head.names())
 
 
 def _one(head: Head, name: bytes) -> str | None:

@@ -5,7 +5,7 @@ split. Whatever leaves room for two readings is refused: another recipient on th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bmc_proxy.http import problems
 from bmc_proxy.http.call import Problem
@@ -59,6 +59,10 @@ class Head:
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return the values of all fields of this name, which is given in lower case, without white space around."""
         return self._fields.get(name, ())
+
+    def names(self) -> Iterable[bytes]:
+        """Return the names of all fields, in lower case."""
+        return self._fields
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._fields

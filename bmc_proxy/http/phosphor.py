@@ -17,6 +17,7 @@ SIGN_CSR = "/xyz/openbmc_project/HMC/VMInterface/SignCSR"
 # The words that clients of this family know, by code; `resolution` beside them says what to change.
 _DESCRIPTIONS = {
     "auth.required": "Login required",
+    "auth.certificate_revoked": "Login required",
     "auth.failed": "Invalid username or password",
     "auth.forbidden": "Insufficient access",
 }

@@ -2,8 +2,12 @@
 
     GET /pki/{N}.crl             the CRL of root generation N, in DER (RFC 5280, 4.2.1.13)
     GET /pki/{N}.p7c             its CA certificates, certs-only CMS (RFC 5280, 4.2.2.1)
-    POST /pki/ocsp               OCSP (RFC 6960, A.1)
+    POST /pki/ocsp               OCSP (RFC 6960, A.1); with a slash behind it as well
     GET /pki/ocsp/{base64}       the same, of a request in the path
+
+Clients put a slash between the responder's address and the request, also where the address ends with one. So slashes
+before the request are passed over: its base64 begins with the M of a SEQUENCE. Those inside are base64's own, whether
+they are percent-encoded or not.
 
 It is public data that carries its own signature, so nobody logs in and caches may keep it.
 """
@@ -44,11 +48,11 @@ class Pki:
     def __init__(self, publications: Publications, now: Callable[[], float]) -> None:
         self._publications = publications
         self._now = now
+        posted = Route(self._posted, needs=None, body_limit=MAX_OCSP_REQUEST, content_type=OCSP_REQUEST)
         self.routes: Routes = {
             "/pki/{}": {"GET": Route(self._file, needs=None)},
-            "/pki/ocsp": {
-                "POST": Route(self._posted, needs=None, body_limit=MAX_OCSP_REQUEST, content_type=OCSP_REQUEST)
-            },
+            "/pki/ocsp": {"POST": posted},
+            "/pki/ocsp/": {"POST": posted},
             "/pki/ocsp/{*}": {"GET": Route(self._in_path, needs=None)},
         }
 
@@ -78,7 +82,7 @@ class Pki:
 
     async def _in_path(self, call: Call) -> Reply:
         try:
-            request = base64.b64decode(call.argument, validate=True)
+            request = base64.b64decode(call.argument.lstrip("/"), validate=True)
         except (binascii.Error, ValueError):
             request = b""
         der, expires = await self._ocsp(call, request)

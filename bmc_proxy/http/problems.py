@@ -12,15 +12,18 @@ from bmc_proxy.errors import (
     AuthFailed,
     AuthRequired,
     BodyMalformed,
+    CertificateRevoked,
     CsrBodyMalformed,
     CsrMalformed,
     CsrTooLarge,
     ExchangeError,
     Forbidden,
     NothingThere,
+    PropertyReadOnly,
     PropertyRefused,
     RequestRefused,
     TooManyRequests,
+    VersionGone,
 )
 from bmc_proxy.http.call import Problem
 from protocol.errors import ErrorCode
@@ -45,6 +48,8 @@ def from_error(error: ExchangeError) -> Problem:
     match error:
         case AuthRequired():
             return Problem(401, "auth.required", error.text)
+        case CertificateRevoked():
+            return Problem(401, "auth.certificate_revoked", error.text)
         case AuthFailed():
             return Problem(401, "auth.failed", error.text)
         case Forbidden():
@@ -57,6 +62,10 @@ def from_error(error: ExchangeError) -> Problem:
             return not_found()
         case PropertyRefused(exists=exists, name=name):
             return Problem(400, "account.exists" if exists else "account.invalid", error.text, about=name or None)
+        case PropertyReadOnly(name=name):
+            return Problem(400, "account.not_writable", error.text, about=name or None)
+        case VersionGone():
+            return Problem(412, "http.precondition_failed", error.text)
         case CsrMalformed():
             return Problem(400, "csr.malformed", error.text, in_body=isinstance(error, CsrBodyMalformed))
         case BodyMalformed():
@@ -96,6 +105,11 @@ def wrong_content_type(wanted: str) -> Problem:
 def bad_idempotency_key(limit: int) -> Problem:
     """The Idempotency-Key header is not usable; `limit` is in octets."""
     return Problem(400, "http.bad_idempotency_key", f"Send one Idempotency-Key of 1 to {limit} ASCII characters.")
+
+
+def unmodified() -> Problem:
+    """If-None-Match of a request that would change something names the version that is there."""
+    return Problem(412, "http.precondition_failed", "The resource is as If-None-Match says that it must not be.")
 
 
 def cross_site() -> Problem:

@@ -18,16 +18,17 @@ from twisted.python.failure import Failure
 from bmc_proxy.accounts import ANONYMOUS
 from bmc_proxy.callers import Caller, anonymous
 from bmc_proxy.deadline import Deadline
-from bmc_proxy.errors import ExchangeError, TooManyRequests
+from bmc_proxy.errors import ExchangeError, TooManyRequests, VersionGone
 from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
-from bmc_proxy.http.headers import credentials_in, is_cross_site, names_etag
+from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
+from bmc_proxy.http.preconditions import preconditions_in
 from bmc_proxy.http.room import Holding
-from bmc_proxy.http.targets import is_host, is_target, path_of
+from bmc_proxy.http.targets import is_host, path_of
 
 DISCARD_LIMIT = 1024 * 1024
 IDEMPOTENCY_KEY_LIMIT = 255
@@ -66,7 +67,8 @@ class ExchangeRequest:
     def __init__(self, channel: Channel, head: Head) -> None:
         self.channel = channel
         self.head = head
-        self.path = path_of(head.target)
+        # Nothing where the target is of no form that is taken; it is refused then, in the first dialect's words.
+        self.path = path_of(head.method, head.target) or b""
         self.request_id = os.urandom(8).hex()
         self.is_whole = False
         self.is_answered = False
@@ -174,7 +176,7 @@ class ExchangeRequest:
         head = self.head
         hosts = head.values(b"host")
         is_hosted = (len(hosts) == 1 and is_host(hosts[0])) or (not hosts and head.version == b"HTTP/1.0")
-        if not is_hosted or not is_target(head.method, head.target):
+        if not is_hosted or not self.path:
             self._charge(None)
             raise Refused(problems.not_http())
         found = self._edge.router.find(head.method, self.path)
@@ -202,23 +204,45 @@ class ExchangeRequest:
             self._told,
             self._deadline.earlier(REPLY_S),
             self.channel,
+            preconditions_in(head.values(b"if-match"), head.values(b"if-none-match")),
         )
-        reply = await self._in_time(route.answer(call))
-        if "ETag" in reply.headers and names_etag(head, reply.headers["ETag"]):
-            return replace(reply, status=304, body=b"")
-        return reply
+        return await self._under_conditions(route, call)
+
+    async def _under_conditions(self, route: Route, call: Call) -> Reply:
+        """Answer where If-Match and If-None-Match allow (RFC 9110, 13.2.2)."""
+        match, none_match = call.preconditions.match, call.preconditions.none_match
+        if match is None and none_match is None:
+            return await self._in_time(route.answer(call))
+        if self.head.method in (b"GET", b"HEAD"):
+            reply = await self._in_time(route.answer(call))
+            etag = reply.headers.get("ETag")
+            if match is not None and not match.match_strongly(etag):
+                raise VersionGone
+            if none_match is not None and none_match.match_weakly(etag):
+                return replace(reply, status=304, body=b"")
+            return reply
+        # What has no version that could be named is never the one that If-Match asks for.
+        etag = await self._in_time(route.etag(call)) if route.etag is not None else None
+        if match is not None and not match.match_strongly(etag):
+            raise VersionGone
+        if none_match is not None and none_match.match_weakly(etag):
+            raise Refused(problems.unmodified())
+        return await self._in_time(route.answer(call))
 
     async def _admit(self, route: Route, argument: str) -> Caller | None:
         """Return who asks, once it may ask this, and this often."""
         head, address = self.head, self.channel.address
-        credentials = credentials_in(head, self.channel.certificate_user)
+        credentials = credentials_in(head, self.channel.certificate)
         caller = self._edge.access.known(credentials, address)
-        # A page in a browser on this machine is not whom the anonymous listener is for.
-        is_anonymous = self.channel.listener.is_anonymous and b"origin" not in head
-        if caller is None and credentials.basic is None and is_anonymous:
-            caller = anonymous(address)
+        if caller is None and credentials.basic is None and self.channel.listener.is_anonymous:
+            # Neither a page in a browser on this machine is whom the anonymous listener is for, nor whoever a reverse
+            # proxy on this machine speaks for.
+            if is_forwarded(head):
+                self._told["anonymous"] = "no: forwarded by a proxy"
+            elif b"origin" not in head:
+                caller = anonymous(address)
         self._charge(caller)
-        if credentials.writes and is_cross_site(head):
+        if credentials.writes and is_cross_site(head, is_tls=self.channel.is_tls):
             raise Refused(problems.cross_site())
         if route.needs is None:
             return caller

@@ -60,7 +60,7 @@ class Answers:
                 by = self._caller(record.by)
                 return _told(await administration.add_account(by, record.name, record.password, role, record.enabled))
             case RemoveAccount():
-                await administration.remove_account(self._caller(record.by), record.name)
+                await administration.remove_account(self._caller(record.by), record.name, _versions(record))
                 return Done()
             case ChangeAccount():
                 return _told(
@@ -71,6 +71,7 @@ class Answers:
                         role=None if record.role is None else _role(record.role),
                         enabled=record.enabled,
                         unlock=record.unlock,
+                        versions=_versions(record),
                     )
                 )
         raise RecordRefused(f"{type(record).__name__} is no question of a worker")
@@ -102,6 +103,10 @@ def _role(text: str) -> Role:
         return Role(text)
     except ValueError as error:
         raise RecordRefused("a role that is none") from error
+
+
+def _versions(record: RemoveAccount | ChangeAccount) -> tuple[str, ...] | None:
+    return record.versions if record.has_versions else None
 
 
 def _told(account: Account) -> AccountIs:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bmc_proxy.accounts import Account, AccountStore, Role
-from bmc_proxy.administration import Administration
+from bmc_proxy.administration import Administration, Versions
 from bmc_proxy.callers import Caller
 from bmc_proxy.errors import AuthFailed, AuthRequired
 from bmc_proxy.sessions import Session
@@ -62,29 +62,31 @@ class AskedEntrance:
 
 
 class AskedAdministration(Administration):
-    """Changes of accounts in the first process. The accounts that it returns come without their hashes.
+    """Changes of accounts in the first process.
 
     Args:
         pipe: leads there.
         accounts: who there is.
+        has_passwords: as for `Administration`.
     """
 
-    def __init__(self, pipe: Pipe, accounts: AccountStore) -> None:
-        super().__init__(accounts)
+    def __init__(self, pipe: Pipe, accounts: AccountStore, *, has_passwords: bool) -> None:
+        super().__init__(accounts, has_passwords=has_passwords)
         self._pipe = pipe
 
     async def is_locked(self, name: str) -> bool:
         """As `Administration.is_locked`."""
         return (await self._pipe.ask_for(LookAtLock(name), Locked)).is_locked
 
-    async def add_account(self, caller: Caller, name: str, password: str, role: Role, enabled: bool) -> Account:
+    async def add_account(self, caller: Caller, name: str, password: str | None, role: Role, enabled: bool) -> Account:
         """As `Administration.add_account`."""
         question = AddAccount(_asker(caller), name, password, role.value, enabled)
-        return _account(await self._pipe.ask_for(question, AccountIs))
+        return self._account(await self._pipe.ask_for(question, AccountIs))
 
-    async def remove_account(self, caller: Caller, name: str) -> None:
+    async def remove_account(self, caller: Caller, name: str, versions: Versions = None) -> None:
         """As `Administration.remove_account`."""
-        await self._pipe.ask_for(RemoveAccount(_asker(caller), name), Done)
+        question = RemoveAccount(_asker(caller), name, versions is not None, tuple(versions or ()))
+        await self._pipe.ask_for(question, Done)
 
     async def change_account(
         self,
@@ -95,17 +97,19 @@ class AskedAdministration(Administration):
         role: Role | None = None,
         enabled: bool | None = None,
         unlock: bool = False,
+        versions: Versions = None,
     ) -> Account:
         """As `Administration.change_account`."""
         role_id = None if role is None else role.value
-        question = ChangeAccount(_asker(caller), name, password, role_id, enabled, unlock)
-        return _account(await self._pipe.ask_for(question, AccountIs))
+        given = versions is not None, tuple(versions or ())
+        question = ChangeAccount(_asker(caller), name, password, role_id, enabled, unlock, *given)
+        return self._account(await self._pipe.ask_for(question, AccountIs))
+
+    def _account(self, told: AccountIs) -> Account:
+        """Return the account as the file has it by now; as it was told, without its hash, where it is gone again."""
+        return self._accounts.get(told.name) or Account(told.name, Role(told.role), None, told.enabled)
 
 
 def _asker(caller: Caller) -> Asker:
     session_id = None if caller.session is None else caller.session.id
     return Asker(caller.user, caller.method, caller.address, caller.password_id, session_id)
-
-
-def _account(told: AccountIs) -> Account:
-    return Account(told.name, Role(told.role), None, told.enabled)

@@ -8,7 +8,7 @@ from bmc_proxy.config import Config
 from bmc_proxy.workers.records import RecordRefused
 from runtime.errors import ConfigError
 
-_PATHS = frozenset({"state_dir", "https_certificate", "https_key", "client_ca"})
+_PATHS = frozenset({"state_dir", "https_certificate", "https_key", "client_ca", "client_crl"})
 
 
 def share_of(config: Config) -> Config:

@@ -76,6 +76,10 @@ class FirstProcess:
             if config.https_at is not None:
                 # Made here where one is due; the workers read it.
                 self._https = https.https_reloadable(config, is_alone=True)
+            if config.client_ca is not None:
+                from bmc_proxy.client_status import load
+
+                load(config)  # judged here, where a mistake can be told; the workers keep it
             if any(map(has_tls, config.agent)):
                 self._channel = channel_reloadable(config.state_dir)
         except (AccountsUnusable, FileRefused) as error:

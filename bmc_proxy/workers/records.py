@@ -142,22 +142,28 @@ class AddAccount:
 
     by: Asker
     name: str
-    password: str = field(repr=False)
+    password: str | None = field(repr=False)
     role: str
     enabled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveAccount:
-    """Asked: remove an account."""
+    """Asked: remove an account.
+
+    Attributes:
+        versions: of the account, one of which it must still have, where `has_versions` is set.
+    """
 
     by: Asker
     name: str
+    has_versions: bool
+    versions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeAccount:
-    """Asked: change what is not None of an account. Answered with `AccountIs`."""
+    """Asked: change what is not None of an account. Answered with `AccountIs`. Versions as in `RemoveAccount`."""
 
     by: Asker
     name: str
@@ -165,6 +171,8 @@ class ChangeAccount:
     role: str | None
     enabled: bool | None
     unlock: bool
+    has_versions: bool
+    versions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

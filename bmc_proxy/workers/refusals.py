@@ -9,14 +9,17 @@ from bmc_proxy.errors import (
     ExchangeError,
     Forbidden,
     NothingThere,
+    PropertyReadOnly,
     PropertyRefused,
     TooManyRequests,
+    VersionGone,
 )
 from bmc_proxy.workers.records import RecordRefused, Refused
 
 _PLAIN = MappingProxyType(
-    {kind.__name__: kind for kind in (AccountsFailed, AuthFailed, AuthRequired, Forbidden, NothingThere)}
+    {kind.__name__: kind for kind in (AccountsFailed, AuthFailed, AuthRequired, Forbidden, NothingThere, VersionGone)}
 )
+_READ_ONLY = PropertyReadOnly.__name__
 _PROPERTY = PropertyRefused.__name__
 _TOO_MANY = TooManyRequests.__name__
 
@@ -26,6 +29,8 @@ def to_record(error: ExchangeError) -> Refused:
     match error:
         case PropertyRefused():
             return Refused(_PROPERTY, error.text, error.name, error.exists, 0.0)
+        case PropertyReadOnly():
+            return Refused(_READ_ONLY, error.text, error.name, False, 0.0)
         case TooManyRequests():
             return Refused(_TOO_MANY, "", "", False, float(error.retry_after_s))
     return Refused(type(error).__name__, "", "", False, 0.0)
@@ -35,6 +40,8 @@ def to_error(refused: Refused) -> ExchangeError:
     """Return the error. Raises RecordRefused where there is none of this kind."""
     if refused.kind == _PROPERTY:
         return PropertyRefused(refused.name, refused.text, refused.exists)
+    if refused.kind == _READ_ONLY:
+        return PropertyReadOnly(refused.name, refused.text)
     if refused.kind == _TOO_MANY:
         return TooManyRequests(refused.retry_after_s)
     if refused.kind not in _PLAIN:

@@ -138,7 +138,8 @@ class Worker:
     def _build(self, config: Config, accounts: AccountStore, front: Front) -> None:
         replica = self._replica = Replica(time.monotonic, config.session_idle_s, self._end_session)
         entrance = AskedEntrance(self._pipe, accounts, replica.find)
-        front.build(Access(accounts, replica, entrance), AskedAdministration(self._pipe, accounts))
+        access = Access(accounts, replica, entrance, front.client_certificates)
+        front.build(access, AskedAdministration(self._pipe, accounts, has_passwords=config.checker == "accounts"))
         self._front = front
         looking = LoopingCall(self._tell_used)
         looking.clock = self._reactor

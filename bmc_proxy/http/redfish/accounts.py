@@ -3,10 +3,19 @@
 from bmc_proxy.accounts import Account, Privilege, Role
 from bmc_proxy.administration import Administration
 from bmc_proxy.callers import Caller
-from bmc_proxy.errors import NothingThere, PropertyRefused
+from bmc_proxy.errors import NothingThere, PropertyReadOnly, PropertyRefused
 from bmc_proxy.http.call import Call, Reply, Route, Routes
 from bmc_proxy.http.redfish.bodies import flag_in, properties_of, role_in, text_in
-from bmc_proxy.http.redfish.shapes import ACCOUNT_SERVICE, ACCOUNTS, ROLES, collection, link, resource, success
+from bmc_proxy.http.redfish.shapes import (
+    ACCOUNT_SERVICE,
+    ACCOUNTS,
+    ROLES,
+    collection,
+    link,
+    resource,
+    success,
+    tag_by,
+)
 from bmc_proxy.lockout import LOCK_AFTER, LOCK_S
 from bmc_proxy.passwords import MAX_LENGTH, MIN_LENGTH
 
@@ -22,11 +31,11 @@ class AccountRoutes:
         self._administration = administration
         self.routes: Routes = {
             ACCOUNT_SERVICE: {"GET": Route(self._service)},
-            ACCOUNTS: {"GET": Route(self._list), "POST": Route(self._create, _USERS)},
+            ACCOUNTS: {"GET": Route(self._list), "POST": Route(self._create, _USERS, etag=tag_by(self._list))},
             f"{ACCOUNTS}/{{}}": {
                 "GET": Route(self._get),
-                "PATCH": Route(self._change, judge=_judge_change),
-                "DELETE": Route(self._delete, _USERS),
+                "PATCH": Route(self._change, judge=_judge_change, etag=tag_by(self._get)),
+                "DELETE": Route(self._delete, _USERS, etag=tag_by(self._get)),
             },
             ROLES: {"GET": Route(_list_roles)},
             f"{ROLES}/{{}}": {"GET": Route(_get_role)},
@@ -56,14 +65,16 @@ class AccountRoutes:
 
     async def _create(self, call: Call) -> Reply:
         given = properties_of(call.body, ("UserName", "Password", "RoleId", "Enabled"))
-        name, password = text_in(given, "UserName"), text_in(given, "Password")
+        name = text_in(given, "UserName")
+        wants_password = "Password" in given or self._administration.has_passwords
+        password = text_in(given, "Password") if wants_password else None
         role = role_in(given)
         if role is None:
             raise PropertyRefused("RoleId", f"Give RoleId: one of {', '.join(role.value for role in Role)}.")
         enabled = flag_in(given, "Enabled") is not False
         try:
             account = await self._administration.add_account(call.known_caller, name, password, role, enabled)
-        except PropertyRefused as error:
+        except (PropertyRefused, PropertyReadOnly) as error:
             raise _in_redfish(error) from error
         return await self._account(account, 201, {"Location": f"{ACCOUNTS}/{account.name}"})
 
@@ -84,19 +95,21 @@ class AccountRoutes:
                 role=role_in(given),
                 enabled=flag_in(given, "Enabled"),
                 unlock="Locked" in given,
+                versions=call.preconditions.versions,
             )
-        except PropertyRefused as error:
+        except (PropertyRefused, PropertyReadOnly) as error:
             raise _in_redfish(error) from error
         return await self._account(account)
 
     async def _delete(self, call: Call) -> Reply:
         try:
-            await self._administration.remove_account(call.known_caller, call.argument)
+            await self._administration.remove_account(call.known_caller, call.argument, call.preconditions.versions)
         except PropertyRefused as error:
             raise _in_redfish(error) from error
         return success()
 
     async def _account(self, account: Account, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
+        is_locked = await self._administration.is_locked(account.name)
         return resource(
             f"{ACCOUNTS}/{account.name}",
             "#ManagerAccount.v1_9_0.ManagerAccount",
@@ -107,12 +120,13 @@ class AccountRoutes:
                 "Password": None,
                 "RoleId": account.role.value,
                 "Enabled": account.enabled,
-                "Locked": await self._administration.is_locked(account.name),
+                "Locked": is_locked,
                 "AccountTypes": ["Redfish"],
                 "Links": {"Role": link(f"{ROLES}/{account.role.value}")},
             },
             status=status,
             headers=headers,
+            etag=f'"{account.version(is_locked=is_locked)}"',
         )
 
 
@@ -139,6 +153,8 @@ async def _get_role(call: Call) -> Reply:
     return resource(f"{ROLES}/{role.value}", "#Role.v1_3_1.Role", role.value, "User Role", properties)
 
 
-def _in_redfish(error: PropertyRefused) -> PropertyRefused:
+def _in_redfish(error: PropertyRefused | PropertyReadOnly) -> PropertyRefused | PropertyReadOnly:
     """Return the refusal in Redfish's words."""
+    if isinstance(error, PropertyReadOnly):
+        return PropertyReadOnly(_PROPERTIES.get(error.name, ""), error.text)
     return PropertyRefused(_PROPERTIES.get(error.name, ""), error.text, error.exists)

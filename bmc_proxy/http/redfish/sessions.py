@@ -1,9 +1,10 @@
 """Redfish's SessionService: logging in and out, and who is logged in."""
 
 from bmc_proxy.access import Access
+from bmc_proxy.errors import PropertyRefused
 from bmc_proxy.http.call import Call, Reply, Route, Routes
 from bmc_proxy.http.redfish.bodies import properties_of, text_in
-from bmc_proxy.http.redfish.shapes import SESSION_SERVICE, SESSIONS, collection, link, resource, success
+from bmc_proxy.http.redfish.shapes import SESSION_SERVICE, SESSIONS, collection, link, resource, success, tag_by
 from bmc_proxy.sessions import Session
 
 
@@ -17,7 +18,7 @@ class SessionRoutes:
             SESSION_SERVICE: {"GET": Route(self._service)},
             SESSIONS: members,
             f"{SESSIONS}/Members": members,
-            f"{SESSIONS}/{{}}": {"GET": Route(self._get), "DELETE": Route(self._delete)},
+            f"{SESSIONS}/{{}}": {"GET": Route(self._get), "DELETE": Route(self._delete, etag=tag_by(self._get))},
         }
 
     async def _service(self, _call: Call) -> Reply:
@@ -39,6 +40,11 @@ class SessionRoutes:
 
     async def _create(self, call: Call) -> Reply:
         given = properties_of(call.body, ("UserName", "Password", "Token", "Context"))
+        for name in ("Token", "Context"):
+            # Clients of other firmware send these with nothing in them. There is neither a second factor here nor a
+            # place for a context, and a login does not pass for one that had them.
+            if given.get(name) not in (None, ""):
+                raise PropertyRefused(name, f"{name} has no effect here. Leave it out.")
         user, password = text_in(given, "UserName"), text_in(given, "Password")
         session, token = await self._access.log_in(user, password, call.address)
         headers = {"Location": f"{SESSIONS}/{session.id}", "X-Auth-Token": token}

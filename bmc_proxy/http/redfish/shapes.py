@@ -1,8 +1,11 @@
 """What Redfish resources, collections and errors look like (DSP0266, 8 and 9)."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from hashlib import sha256
+from typing import Any
 
-from bmc_proxy.http.call import Problem, Reply
+from bmc_proxy.http.call import Call, Handler, Problem, Reply
 
 ROOT = "/redfish/v1"
 SESSION_SERVICE = f"{ROOT}/SessionService"
@@ -15,11 +18,14 @@ _REGISTRY = "Base.1.13.0."
 # From our codes to the messages of the DMTF's Base registry.
 _MESSAGES = {
     "auth.required": "NoValidSession",
+    "auth.certificate_revoked": "NoValidSession",
     "auth.failed": "ResourceAtUriUnauthorized",
     "auth.forbidden": "InsufficientPrivilege",
     "http.not_found": "ResourceMissingAtURI",
     "http.method_not_allowed": "OperationNotAllowed",
     "http.bad_body": "MalformedJSON",
+    "http.precondition_failed": "PreconditionFailed",
+    "account.not_writable": "PropertyNotWritable",
     "account.exists": "ResourceAlreadyExists",
     "account.invalid": "PropertyValueFormatError",
 }
@@ -39,10 +45,35 @@ def resource(
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
+    etag: str | None = None,
 ) -> Reply:
-    """Return a resource with the properties that all of them have."""
-    common = {"@odata.id": path, "@odata.type": odata_type, "Id": identifier, "Name": name}
-    return Reply(status, {**common, **properties}, headers or {})
+    """Return a resource with the properties that all of them have, and its ETag.
+
+    Args:
+        etag: for a resource that has more to it than is shown; by default it is made of what is shown.
+    """
+    body = {"@odata.id": path, "@odata.type": odata_type, "Id": identifier, "Name": name, **properties}
+    return _tagged(status, body, etag or etag_of(body), headers or {})
+
+
+def etag_of(body: Mapping[str, object]) -> str:
+    """Return the strong ETag of a representation (RFC 9110, 8.8.3)."""
+    return f'"{sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]}"'
+
+
+def tag_by(get: Handler) -> Callable[[Call], Coroutine[Any, Any, str]]:
+    """Return what finds the current ETag of a resource, given what answers a GET of it."""
+
+    async def etag(call: Call) -> str:
+        return (await get(call)).headers["ETag"]
+
+    return etag
+
+
+def _tagged(status: int, body: Mapping[str, object], etag: str, headers: Mapping[str, str]) -> Reply:
+    """Return a reply that names the version of its body, in the header and as DSP0266, 7.5.4 has it in the body."""
+    identifier = {"@odata.id": body["@odata.id"], "@odata.etag": etag}
+    return Reply(status, {**identifier, **body}, {**headers, "ETag": etag})
 
 
 def collection(path: str, kind: str, name: str, members: Iterable[str]) -> Reply:
@@ -55,7 +86,7 @@ def collection(path: str, kind: str, name: str, members: Iterable[str]) -> Reply
         "Members@odata.count": len(links),
         "Members": links,
     }
-    return Reply(200, body)
+    return _tagged(200, body, etag_of(body), {})
 
 
 def success() -> Reply:
