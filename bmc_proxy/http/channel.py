@@ -1,7 +1,9 @@
 """One HTTP connection: limits on what its requests' heads hold and on how long they take to arrive, one at a time.
 
 Theory of operation. Octets that are not read yet are in `_buffer`. Between two requests they are a head's; then they
-are a body's, which goes to the request as it comes; once that is whole they wait until it is answered.
+are a body's, which goes to the request as it comes; once that is whole they wait until it is answered. What chunks hold
+is decoded a piece in each turn of the reactor, and nothing is read meanwhile. Once a request is refused for good the
+rest of what its client sends is dropped (`lingering`).
 """
 
 import json
@@ -21,6 +23,7 @@ from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge
 from bmc_proxy.http.crowd import Member
 from bmc_proxy.http.edge import Listener
 from bmc_proxy.http.heads import Head, HeadReader, HeadRefused
+from bmc_proxy.http.lingering import LINGER_S, Lingering
 from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.request import ExchangeRequest
 from bmc_proxy.http.targets import path_of
@@ -39,6 +42,12 @@ ANSWER_TIMEOUT_S = 30.0
 LEAST_OCTETS_PER_S = 64 * 1024
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
+# A client that takes nothing of 64 KiB for longer than this is slower than that, and makes room for others.
+STALLED_AFTER_S = 1.0
+# Chunks are decoded so many octets in a turn of the reactor: a few milliseconds' worth of the smallest ones.
+DECODE_AT_ONCE = 16 * 1024
+# A read costs more than its octets do, so a small one counts as this many of a body.
+LEAST_CHARGE = 16
 # So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
 READ_AHEAD_OCTETS = 16 * 1024
 
@@ -57,7 +66,8 @@ class ExchangeChannel(Protocol):
         self.source = ""
         self.certificate_user: str | None = None
         self.persistent = True
-        self.is_choked = False
+        # Since when what was written is not taken; None where it is.
+        self._choked_at: float | None = None
         self._buffer = b""
         self._head = HeadReader(HEADER_LIMIT)
         self._request: ExchangeRequest | None = None
@@ -73,6 +83,7 @@ class ExchangeChannel(Protocol):
         self._limit_s = HEADER_TIMEOUT_S
         self._is_idle = False
         self._is_over = False
+        self._lingering: Lingering | None = None
         self._leave_crowd: Callable[[], None] | None = None
 
     def connectionMade(self) -> None:
@@ -137,9 +148,13 @@ class ExchangeChannel(Protocol):
         self._limit_s = limit_s
         self._due = self.listener.edge.now() + limit_s
 
-    def _worth(self) -> int:
+    def _worth(self) -> float:
         """Return what `Member.worth` says."""
-        if self._request is None:
+        if self._choked_at is not None:
+            choked_s = self.listener.edge.now() - self._choked_at
+            if choked_s > STALLED_AFTER_S:
+                return -choked_s
+        if self._request is None or self._is_over:
             return 0
         return 2 if self._request.is_whole else int(self._request.is_known)
 
@@ -155,14 +170,40 @@ class ExchangeChannel(Protocol):
 
     def loseConnection(self) -> None:
         """Close once all is written; cut off where the peer does not take it, or does not end TLS on its side."""
-        self._is_over = True
-        self._buffer = b""
-        self._expect_within(LAST_WORD_S)
-        # A producer that stays registered would keep the transport waiting for it.
-        self._wire.unregisterProducer()
+        self._end(LAST_WORD_S)
         self._wire.loseConnection()
 
+    def _linger(self) -> None:
+        """Close this side, and drop what the client still sends until it closes its own."""
+        self._read_on(True)
+        self._end(LINGER_S)
+        if is_tls(self.transport):
+            self._wire.loseConnection()  # which reads on until the client's close_notify
+        else:
+            cast(ITCPTransport, self.transport).loseWriteConnection()
+
+    def _end(self, limit_s: float) -> None:
+        self._is_over = True
+        self._buffer = b""
+        self._lingering = Lingering(self.listener.edge.now(), limit_s)
+        self._due = self._lingering.due
+        # A producer that stays registered would keep the transport waiting for it.
+        self._wire.unregisterProducer()
+
+    def _drop(self, octets: int) -> None:
+        """Octets came after the end."""
+        lingering = self._lingering
+        if lingering is not None and lingering.drop(octets, self.listener.edge.now()):
+            self._due = lingering.due
+        else:
+            self._wire.abortConnection()
+
     # Answers: as fast as they are taken
+
+    @property
+    def is_choked(self) -> bool:
+        """Whether what was written is not taken."""
+        return self._choked_at is not None
 
     def write(self, octets: bytes) -> None:
         """Write a part of an answer, or all of it."""
@@ -177,7 +218,7 @@ class ExchangeChannel(Protocol):
 
     def pauseProducing(self) -> None:
         """What was written is not taken."""
-        self.is_choked = True
+        self._choked_at = self.listener.edge.now()
         if self._pouring is not None:
             self._pouring.pauseProducing()
         if self._request is None or not self._request.is_whole:
@@ -185,7 +226,7 @@ class ExchangeChannel(Protocol):
 
     def resumeProducing(self) -> None:
         """What was written is taken."""
-        self.is_choked = False
+        self._choked_at = None
         if self._pouring is not None:
             self._pouring.resumeProducing()
         if self._is_waiting:
@@ -213,17 +254,21 @@ class ExchangeChannel(Protocol):
 
     def request_done(self) -> None:
         """The request is answered to its end; the next one has its own time, and its own turn."""
+        is_whole = self._request is None or self._request.is_whole
         self._request = self._pouring = self._chunks = None
         self._head = HeadReader(HEADER_LIMIT)
         if not self.persistent:
-            self.loseConnection()
+            if is_whole:
+                self.loseConnection()
+            else:
+                self._linger()
             return
         self._expect_within(IDLE_TIMEOUT_S)
         self._is_idle = True
         self._settle()
 
     def _settle(self) -> None:
-        """Between two requests: wait until answers are taken, then for the turn of what is here already."""
+        """Wait until answers are taken, then for the turn of what is here already; read nothing meanwhile."""
         if self._is_over:
             return
         self._is_waiting = bool(self._buffer) or self.is_choked
@@ -243,6 +288,7 @@ class ExchangeChannel(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Octets are here; the first ones after an answer are the next request's, after the end they are nobody's."""
         if self._is_over:
+            self._drop(len(data))
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._is_waiting:
@@ -284,32 +330,46 @@ class ExchangeChannel(Protocol):
         else:
             self._left = length
         request.begin()
-        if head.expects_continue and not request.is_answered:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._buffer and not self._is_over:
             self._read_body(request)
 
     def _read_body(self, request: ExchangeRequest) -> None:
-        data, self._buffer = self._buffer, b""
-        if self._chunks is None:
-            part = data[: self._left]
+        """Give the request what is here of its body."""
+        at_once = self._left if self._chunks is None else DECODE_AT_ONCE
+        part, self._buffer = self._buffer[:at_once], self._buffer[at_once:]
+        is_wanted = request.charge(max(len(part), LEAST_CHARGE))
+        if self._is_over:
+            return  # it was one octet too many
+        if not is_wanted and not request.is_answered:
+            # Whether it is refused for its size or for who asks is known soon. Until then nothing is read.
+            self._buffer = b""
+            self._due = None
+            self._read_on(False)
+        elif self._chunks is not None:
+            self._decode(self._chunks, part)
+        else:
             self._left -= len(part)
-            request.take(part)
+            if is_wanted:
+                request.take(part)
             if not self._left:
-                self._body_ends(data[len(part) :])
-            return
+                self._body_ends(b"")
+
+    def _decode(self, chunks: ChunkedBody, part: bytes) -> None:
+        """Read a piece of a chunked body, and have the next one wait for its turn."""
         try:
-            self._chunks.dataReceived(data)
+            chunks.dataReceived(part)
         except ChunksMalformed:
             self._refuse(problems.not_http())
         except FramingTooLarge:
             self._refuse(problems.header_too_large(HEADER_LIMIT))
+        if self._buffer and self._request is not None and not self._request.is_whole:
+            self._settle()
 
     def _body_ends(self, behind: bytes) -> None:
         """The request is here whole, and what is behind it."""
         if self._is_over or self._request is None:
             return
-        self._buffer = behind
+        self._buffer = behind + self._buffer
         self._due = None
         self._request.end()
 
@@ -333,4 +393,7 @@ class ExchangeChannel(Protocol):
         edge.tell_of_stranger(
             "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
         )
-        self.loseConnection()
+        if problem.status == 408 and request is None:
+            self.loseConnection()  # nothing is under way to this side
+        else:
+            self._linger()

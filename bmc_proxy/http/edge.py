@@ -37,6 +37,7 @@ class Allowances:
         self._known = Allowance(per_s, per_s * BURST_S)
         self._strange = Allowance(strangers, strangers * BURST_S)
         self._connections = Allowance(per_s, per_s * BURST_S)
+        self._refusals = Allowance(per_s, per_s * BURST_S)
 
     def take(self, source: str, *, is_known: bool) -> float:
         """Return 0 where one more request is allowed now, else in how many seconds."""
@@ -46,6 +47,14 @@ class Allowances:
     def may_connect(self, source: str) -> bool:
         """Return whether one more connection is allowed now: as many as requests of somebody who is known."""
         return self._connections.take(source, self._now()) == 0
+
+    def may_be_refused(self, source: str) -> bool:
+        """Return whether one more request may be refused on a connection that lives on.
+
+        A refusal costs nearly what an answer does. Past as many as answers, each costs the client its connection, and
+        connections have an allowance of their own.
+        """
+        return self._refusals.take(source, self._now()) == 0
 
 
 def body_room(connections: int) -> BodyRoom:
@@ -115,5 +124,3 @@ class Channel(Protocol):
     def pour(self, pouring: Pouring, octets: int) -> None: ...
 
     def request_done(self) -> None: ...
-
-    def loseConnection(self) -> None: ...

@@ -1,8 +1,8 @@
 """One HTTP request: judged when its headers are here, answered when its body is.
 
-Who asks, and whether it may, is judged before the body is looked at. Octets are counted as they come. What is refused
-while its body still comes is answered at once, and a bounded rest is read and thrown away, because a client that is cut
-off in mid-sentence sees a reset instead of the answer.
+Who asks, and whether it may, is judged before the body is looked at. Octets of the wire are counted as they come, so
+framing counts as well. What is refused while its body still comes is answered at once, and the channel then drops a
+bounded rest (`lingering`).
 """
 
 import json
@@ -29,7 +29,8 @@ from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.room import Holding
 from bmc_proxy.http.targets import is_host, is_target, path_of
 
-DISCARD_LIMIT = 1024 * 1024
+# Beside the body's own limit: what chunk sizes, extensions and trailers of a body may take, and reads that are short.
+FRAMING_ALLOWANCE = 8 * 1024
 IDEMPOTENCY_KEY_LIMIT = 255
 # Before the deadline: what a use case knows when it gives up, such as the last root, is still answered.
 REPLY_S = 0.05
@@ -79,7 +80,8 @@ class ExchangeRequest:
         self._holding = Holding(channel.source, self._make_room)
         self._is_given_up = False
         self._has_room = True
-        self._discarded = 0
+        self._charged = 0
+        self._is_invited = not head.expects_continue
         self._awaiting_body: Deferred[None] | None = None
         self._work: Deferred[None] | None = None
         self._caller: Caller | None = None
@@ -103,31 +105,40 @@ class ExchangeRequest:
             body: all of it, where it is here already.
         """
         if body is not None:
-            if body:
+            if body and self.charge(len(body)):
                 self.take(body)
             self._is_here()
         self._work = Deferred.fromCoroutine(self._answer())
         self._work.addErrback(self._failed)
 
-    def take(self, data: bytes) -> None:
-        """A part of the body is here."""
+    @property
+    def wants_body(self) -> bool:
+        """Whether the octets of the body are of any use."""
+        return not (self.is_answered or self._is_given_up)
+
+    def charge(self, octets: int) -> bool:
+        """Count octets of the wire that carry the body; return whether the body is still wanted."""
         if self.is_answered or self._is_given_up:
-            self._discarded += len(data)
-            if self._discarded > DISCARD_LIMIT:
-                self.channel.loseConnection()
-            return
+            return False
+        self._charged += octets
+        if self._charged > self._body_limit + FRAMING_ALLOWANCE:
+            self._give_up_body()
+        elif not self._edge.room.take(self._holding, octets):
+            self._make_room()
+        return self.wants_body
+
+    def take(self, data: bytes) -> None:
+        """Keep a part of the body that was charged before."""
         if len(self._body) + len(data) > self._body_limit:
             self._give_up_body()
-        elif self._edge.room.take(self._holding, len(data)):
-            self._body += data
         else:
-            self._make_room()
+            self._body += data
 
     def end(self) -> None:
         """The request is here whole."""
         self._is_here()
         if self.is_answered:
-            self._finish()
+            self._finish_if_due()
         elif self._awaiting_body is not None:
             self._awaiting_body.callback(None)
 
@@ -166,8 +177,7 @@ class ExchangeRequest:
             self._tell(refused.problem)
         except ExchangeError as error:
             self._tell(problems.from_error(error))
-        if self.is_whole and not self._is_pouring:
-            self._finish()
+        self._finish_if_due()
 
     async def _reply(self) -> Reply:
         # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on, and a target of a form that is there.
@@ -228,8 +238,11 @@ class ExchangeRequest:
         return caller
 
     def _charge(self, caller: Caller | None) -> None:
-        wait_s = self._edge.allowances.take(self.channel.source, is_known=caller is not None)
+        allowances, source = self._edge.allowances, self.channel.source
+        wait_s = allowances.take(source, is_known=caller is not None)
         if wait_s > 0:
+            if not allowances.may_be_refused(source):
+                self.channel.persistent = False
             raise TooManyRequests(wait_s)
 
     def _idempotency_key(self) -> str | None:
@@ -247,6 +260,7 @@ class ExchangeRequest:
             self._give_up_body()
         has_to_wait = not self.is_whole and not self._is_given_up
         if has_to_wait:
+            self._invite()
             self._awaiting_body = Deferred()
             await self._awaiting_body
         if not self._has_room:
@@ -254,6 +268,12 @@ class ExchangeRequest:
         if self._is_given_up:
             raise Refused(problems.body_too_large(route.too_large, self._body_limit))
         return has_to_wait
+
+    def _invite(self) -> None:
+        """Ask for the body where the client waits for that: nothing in the head refuses it (RFC 9110, 10.1.1)."""
+        if not self._is_invited and not self._charged:
+            self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._is_invited = True
 
     async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Give up at the deadline, whatever is waited for: an agent, or a turn to have a password checked."""
@@ -263,9 +283,11 @@ class ExchangeRequest:
         assert self._work is not None  # it is what waits
         self._work.cancel()
 
-    def _finish(self) -> None:
-        """The answer is written to its end, and nothing more of the request comes; once."""
-        if not self._is_over:
+    def _finish_if_due(self) -> None:
+        """End once the answer is written to its end, and nothing more of the request comes or matters."""
+        if self._is_over or not self.is_answered or self._is_pouring:
+            return
+        if self.is_whole or not self.channel.persistent:
             self._is_over = True
             self._edge.room.release(self._holding)
             self.channel.request_done()
@@ -278,8 +300,7 @@ class ExchangeRequest:
         _log.failure("request failed", failure, request_id=self.request_id)
         if not self._is_hung_up and not self.is_answered:
             self._tell(problems.failed())
-            if self.is_whole:
-                self._finish()
+            self._finish_if_due()
 
     # The answer
 
@@ -297,7 +318,9 @@ class ExchangeRequest:
         self.is_answered = True
         self._status = reply.status
         head, channel = self.head, self.channel
-        if not self.is_whole and (head.length is None or head.length > self._body_limit):
+        # Without an invitation the client sends its body or does not: where the next request begins is not known.
+        is_uncertain = head.length is None or head.length > self._body_limit or not (self._is_invited or self._charged)
+        if not self.is_whole and is_uncertain:
             channel.persistent = False
         body = reply.body if isinstance(reply.body, bytes) else _to_json(reply.body).encode()
         dialect = self._edge.router.dialect_for(self.path)
@@ -323,7 +346,7 @@ class ExchangeRequest:
     def _poured(self) -> None:
         """The last of the answer is written."""
         self._is_pouring = False
-        self._finish()
+        self._finish_if_due()
 
     def _log_request(self, code: str) -> None:
         is_strangers = self._caller is None
