@@ -48,6 +48,8 @@ STALLED_AFTER_S = 1.0
 DECODE_AT_ONCE = 16 * 1024
 # A read costs more than its octets do, so a small one counts as this many of a body.
 LEAST_CHARGE = 16
+# So many reads any request may take; the source's allowance pays for the others.
+FREE_READS = 16
 # So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
 READ_AHEAD_OCTETS = 16 * 1024
 
@@ -71,6 +73,7 @@ class ExchangeChannel(Protocol):
         self._buffer = b""
         self._head = HeadReader(HEADER_LIMIT)
         self._request: ExchangeRequest | None = None
+        self._reads = 0  # for the request
         self._left = 0  # of a body with a length
         self._chunks: ChunkedBody | None = None
         self._pouring: Pouring | None = None
@@ -256,6 +259,7 @@ class ExchangeChannel(Protocol):
         """The request is answered to its end; the next one has its own time, and its own turn."""
         is_whole = self._request is None or self._request.is_whole
         self._request = self._pouring = self._chunks = None
+        self._reads = 0
         self._head = HeadReader(HEADER_LIMIT)
         if not self.persistent:
             if is_whole:
@@ -276,12 +280,22 @@ class ExchangeChannel(Protocol):
         if self._buffer and not self.is_choked and self._turn is None:
             self._turn = self.listener.edge.reactor.callLater(0, self._take_turn)
 
+    def _has_to_wait(self) -> bool:
+        """Return whether the source is out of reads; what comes until it has one again is read all at once."""
+        wait_s = self.listener.edge.allowances.take_read(self.source)
+        if wait_s > 0 and self._turn is None:
+            self._is_waiting = True
+            self._read_on(False)
+            self._turn = self.listener.edge.reactor.callLater(wait_s, self._take_turn)
+        return self._is_waiting
+
     def _take_turn(self) -> None:
         self._turn = None
         if not self._is_over and not self.is_choked:
             self._is_waiting = False
             self._read_on(True)
-            self.dataReceived(b"")
+            if self._buffer:
+                self.dataReceived(b"")
 
     # What comes in
 
@@ -292,6 +306,9 @@ class ExchangeChannel(Protocol):
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._is_waiting:
+            return
+        self._reads += 1
+        if self._reads > FREE_READS and self._has_to_wait():
             return
         if self._request is None:
             if self._is_idle:

@@ -24,6 +24,8 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:" % SIZE_DIGITS + _EXTENSION + rb")*")
+# Nearly every size line: without extensions, and free.
+_FREE_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % FREE_OCTETS)
 _TRAILER = re.compile(_TOKEN + rb":[\t \x21-\x7e\x80-\xff]*")
 _BARE = re.compile(rb"\r[^\n]|(?<!\r)\n")
 
@@ -94,6 +96,14 @@ class ChunkedBody:
     # Each of these reads from `at` on and returns up to where, or `_NOT_WHOLE`.
 
     def _read_size(self, octets: bytes, at: int) -> int:
+        found = _FREE_LINE.match(octets, at)
+        if found is not None:
+            begin = found.end()
+            end = begin + int(found[1], 16)
+            if end > begin and octets[end : end + 2] == _CRLF:
+                self._parts.append(octets[begin:end])
+                self._searched = 0
+                return end + 2
         end = self._end_of_line(octets, at)
         if end == _NOT_WHOLE:
             return end

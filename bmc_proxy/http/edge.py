@@ -18,6 +18,8 @@ from runtime.sparse import Sparse
 
 BURST_S = 2.0
 STRANGERS_SHARE = 1 / 20
+# How many reads, beyond the few that any request takes, a source may cause for each request that it may make.
+READS_PER_REQUEST = 20
 # What there is room for, for each connection that may be: several times what any CSR takes.
 BODY_OCTETS_PER_CONNECTION = 16 * 1024
 LEAST_BODIES = 4
@@ -38,6 +40,7 @@ class Allowances:
         self._strange = Allowance(strangers, strangers * BURST_S)
         self._connections = Allowance(per_s, per_s * BURST_S)
         self._refusals = Allowance(per_s, per_s * BURST_S)
+        self._reads = Allowance(per_s * READS_PER_REQUEST, per_s * READS_PER_REQUEST * BURST_S)
 
     def take(self, source: str, *, is_known: bool) -> float:
         """Return 0 where one more request is allowed now, else in how many seconds."""
@@ -55,6 +58,13 @@ class Allowances:
         connections have an allowance of their own.
         """
         return self._refusals.take(source, self._now()) == 0
+
+    def take_read(self, source: str) -> float:
+        """Return 0 where one more read is allowed now, else in how many seconds.
+
+        A read costs the same whether it brings one octet or thousands, and TLS makes one of each record.
+        """
+        return self._reads.take(source, self._now())
 
 
 def body_room(connections: int) -> BodyRoom:
