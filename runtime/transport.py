@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     ITCPTransport,
+    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -63,6 +64,14 @@ class Wire(Interface):
     def unregisterProducer(self) -> None: ...
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
+
+
+def close_own_direction(transport: ITransport) -> None:
+    """Send what is written and then no more; what the client sends is still read."""
+    if is_tls(transport):
+        transport.loseConnection()  # sends close_notify, and reads on until the client's
+    else:
+        cast(ITCPTransport, transport).loseWriteConnection()
 
 
 @implementer(IHandshakeListener, IPushProducer)

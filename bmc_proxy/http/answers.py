@@ -1,11 +1,16 @@
-"""The octets of an answer's head (RFC 9112, 4 and 5)."""
+"""The octets of an answer's head (RFC 9112, 4 and 5), and of an answer to what is no request."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from bmc_proxy.http.call import Problem
 from bmc_proxy.http.headers import FIXED_HEADERS
+from bmc_proxy.http.heads import Head
 from bmc_proxy.http.problems import reason
+from bmc_proxy.http.routes import Router
+from bmc_proxy.http.targets import path_of
 
 # What would end a field and begin another one.
 _LINE_BREAKS = str.maketrans("\r\n", "  ")
@@ -48,6 +53,19 @@ def answer_head(
         lines,
         fields,
     )
+
+
+def refusal(router: Router, head: Head | None, problem: Problem, request_id: str) -> bytes:
+    """Return the answer to what is no request; the connection ends with it.
+
+    Args:
+        head: as much of it as could be read.
+    """
+    dialect = router.dialect_for(path_of(head.target if head is not None else b""))
+    reply = dialect.word(problem, request_id)
+    body = json.dumps(reply.body, separators=(",", ":")).encode()
+    headers = {**dialect.headers, **reply.headers}
+    return answer_head(b"HTTP/1.1", reply.status, request_id, len(body), headers, closes=True) + body
 
 
 def _fields(headers: Mapping[str, str], without: frozenset[str] = frozenset()) -> bytes:

@@ -6,7 +6,6 @@ is decoded a piece in each turn of the reactor, and nothing is read meanwhile. O
 rest of what its client sends is dropped (`lingering`).
 """
 
-import json
 import secrets
 from collections.abc import Callable
 from typing import cast
@@ -17,22 +16,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bmc_proxy.http import problems
-from bmc_proxy.http.answers import answer_head
+from bmc_proxy.http.answers import refusal
 from bmc_proxy.http.call import Problem
-from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge
+from bmc_proxy.http.chunks import ChunksMalformed, FramingTooLarge
 from bmc_proxy.http.crowd import Member
 from bmc_proxy.http.edge import Listener
 from bmc_proxy.http.heads import Head, HeadReader, HeadRefused
 from bmc_proxy.http.lingering import LINGER_S, Lingering
 from bmc_proxy.http.pouring import Pouring
-from bmc_proxy.http.request import ExchangeRequest
-from bmc_proxy.http.targets import path_of
+from bmc_proxy.http.request import HEADER_LIMIT, ExchangeRequest
 from bmc_proxy.sources import source_of
 from runtime import endpoints
 from runtime.tls import failure_text, is_tls, is_tls_failure, peer_certificate
-from runtime.transport import Wire
+from runtime.transport import Wire, close_own_direction
 
-HEADER_LIMIT = 8 * 1024
 # From the connection, or from a request's first octet: TLS handshake and header; then the body.
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
@@ -44,10 +41,6 @@ LEAST_OCTETS_PER_S = 64 * 1024
 LAST_WORD_S = 3.0
 # A client that takes nothing of 64 KiB for longer than this is slower than that, and makes room for others.
 STALLED_AFTER_S = 1.0
-# Chunks are decoded so many octets in a turn of the reactor: a few milliseconds' worth of the smallest ones.
-DECODE_AT_ONCE = 16 * 1024
-# A read costs more than its octets do, so a small one counts as this many of a body.
-LEAST_CHARGE = 16
 # So many reads any request may take; the source's allowance pays for the others.
 FREE_READS = 16
 # So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
@@ -73,9 +66,7 @@ class ExchangeChannel(Protocol):
         self._buffer = b""
         self._head = HeadReader(HEADER_LIMIT)
         self._request: ExchangeRequest | None = None
-        self._reads = 0  # for the request
-        self._left = 0  # of a body with a length
-        self._chunks: ChunkedBody | None = None
+        self._reads = 0  # for one request
         self._pouring: Pouring | None = None
         self._is_reading = True
         # Between two requests: the next one waits for its turn, or until the last answer is taken.
@@ -127,7 +118,7 @@ class ExchangeChannel(Protocol):
     def drain(self) -> None:
         """Close now where no whole request is under way, else after its answer."""
         self.persistent = False
-        if self._request is None or not self._request.is_whole:
+        if self._request is None or not self._request.body.is_whole:
             self._close()
 
     def abandon(self) -> None:
@@ -159,7 +150,7 @@ class ExchangeChannel(Protocol):
                 return -choked_s
         if self._request is None or self._is_over:
             return 0
-        return 2 if self._request.is_whole else int(self._request.is_known)
+        return 2 if self._request.body.is_whole else int(self._request.is_known)
 
     def _end_for_another(self) -> None:
         self.listener.edge.tell_of_stranger("connection ended", address=self.address, reason="its place is needed")
@@ -180,10 +171,8 @@ class ExchangeChannel(Protocol):
         """Close this side, and drop what the client still sends until it closes its own."""
         self._read_on(True)
         self._end(LINGER_S)
-        if is_tls(self.transport):
-            self._wire.loseConnection()  # which reads on until the client's close_notify
-        else:
-            cast(ITCPTransport, self.transport).loseWriteConnection()
+        assert self.transport is not None  # it is connected
+        close_own_direction(self.transport)
 
     def _end(self, limit_s: float) -> None:
         self._is_over = True
@@ -210,7 +199,8 @@ class ExchangeChannel(Protocol):
 
     def write(self, octets: bytes) -> None:
         """Write a part of an answer, or all of it."""
-        self._wire.write(octets)
+        if not self._is_over:
+            self._wire.write(octets)
 
     def pour(self, pouring: Pouring, octets: int) -> None:
         """Let an answer of this size be written as fast as it is read: reading it slowly is an end."""
@@ -224,7 +214,7 @@ class ExchangeChannel(Protocol):
         self._choked_at = self.listener.edge.now()
         if self._pouring is not None:
             self._pouring.pauseProducing()
-        if self._request is None or not self._request.is_whole:
+        if self._request is None or not self._request.body.is_whole:
             self._read_on(False)
 
     def resumeProducing(self) -> None:
@@ -234,7 +224,7 @@ class ExchangeChannel(Protocol):
             self._pouring.resumeProducing()
         if self._is_waiting:
             self._settle()
-        elif self._request is None or not self._request.is_whole:
+        elif self._request is None or not self._request.body.is_whole:
             self._read_on(True)
 
     def stopProducing(self) -> None:
@@ -257,8 +247,10 @@ class ExchangeChannel(Protocol):
 
     def request_done(self) -> None:
         """The request is answered to its end; the next one has its own time, and its own turn."""
-        is_whole = self._request is None or self._request.is_whole
-        self._request = self._pouring = self._chunks = None
+        if self._is_over:
+            return
+        is_whole = self._request is None or self._request.body.is_whole
+        self._request = self._pouring = None
         self._reads = 0
         self._head = HeadReader(HEADER_LIMIT)
         if not self.persistent:
@@ -314,7 +306,7 @@ class ExchangeChannel(Protocol):
             if self._is_idle:
                 self._expect_within(HEADER_TIMEOUT_S)
             self._read_head()
-        elif not self._request.is_whole:
+        elif not self._request.body.is_whole:
             self._read_body(self._request)
         elif len(self._buffer) > READ_AHEAD_OCTETS:
             self._read_on(False)
@@ -336,59 +328,41 @@ class ExchangeChannel(Protocol):
         self.persistent = head.keeps_alive and not self.listener.draining
         request = self._request = ExchangeRequest(self, head)
         length = head.length
-        if length is not None and length <= len(self._buffer):
-            body, self._buffer = self._buffer[:length], self._buffer[length:]
+        if length and length <= len(self._buffer):
+            self._buffer = request.body.read(self._buffer)
+        if request.body.is_whole:
             self._due = None
-            request.begin(body)
+            request.begin()
             return
         self._expect_within(BODY_TIMEOUT_S)
-        if length is None:
-            self._chunks = ChunkedBody(request.take, self._body_ends, HEADER_LIMIT)
-        else:
-            self._left = length
         request.begin()
         if self._buffer and not self._is_over:
             self._read_body(request)
 
     def _read_body(self, request: ExchangeRequest) -> None:
-        """Give the request what is here of its body."""
-        at_once = self._left if self._chunks is None else DECODE_AT_ONCE
-        part, self._buffer = self._buffer[:at_once], self._buffer[at_once:]
-        is_wanted = request.charge(max(len(part), LEAST_CHARGE))
+        """Read a piece of the body; the next piece of a chunked one has its own turn."""
+        body = request.body
+        try:
+            rest = body.read(self._buffer)
+        except ChunksMalformed:
+            self._refuse(problems.not_http())
+            return
+        except FramingTooLarge:
+            self._refuse(problems.header_too_large(HEADER_LIMIT))
+            return
         if self._is_over:
             return  # it was one octet too many
-        if not is_wanted and not request.is_answered:
+        self._buffer = rest
+        if body.is_whole:
+            self._due = None
+            request.end()
+        elif body.is_given_up:
             # Whether it is refused for its size or for who asks is known soon. Until then nothing is read.
             self._buffer = b""
             self._due = None
             self._read_on(False)
-        elif self._chunks is not None:
-            self._decode(self._chunks, part)
-        else:
-            self._left -= len(part)
-            if is_wanted:
-                request.take(part)
-            if not self._left:
-                self._body_ends(b"")
-
-    def _decode(self, chunks: ChunkedBody, part: bytes) -> None:
-        """Read a piece of a chunked body, and have the next one wait for its turn."""
-        try:
-            chunks.dataReceived(part)
-        except ChunksMalformed:
-            self._refuse(problems.not_http())
-        except FramingTooLarge:
-            self._refuse(problems.header_too_large(HEADER_LIMIT))
-        if self._buffer and self._request is not None and not self._request.is_whole:
+        elif rest:
             self._settle()
-
-    def _body_ends(self, behind: bytes) -> None:
-        """The request is here whole, and what is behind it."""
-        if self._is_over or self._request is None:
-            return
-        self._buffer = behind + self._buffer
-        self._due = None
-        self._request.end()
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what is no request, and close; once."""
@@ -400,15 +374,10 @@ class ExchangeChannel(Protocol):
         if wait_s > 0 or (request is not None and request.is_answered):
             self.loseConnection()
             return
-        head = self._head.head
         request_id = secrets.token_hex(8)
-        dialect = edge.router.dialect_for(path_of(head.target if head is not None else b""))
-        reply = dialect.word(problem, request_id)
-        body = json.dumps(reply.body, separators=(",", ":")).encode()
-        headers = {**dialect.headers, **reply.headers}
-        self._wire.write(answer_head(b"HTTP/1.1", reply.status, request_id, len(body), headers, closes=True) + body)
+        self._wire.write(refusal(edge.router, self._head.head, problem, request_id))
         edge.tell_of_stranger(
-            "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
+            "request refused", request_id=request_id, status=problem.status, code=problem.code, address=self.address
         )
         if problem.status == 408 and request is None:
             self.loseConnection()  # nothing is under way to this side
