@@ -4,11 +4,12 @@ Both processes subclass `ChannelTransport` and implement `event_received` and `c
 """
 
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -64,6 +66,16 @@ class Wire(Interface):
     def unregisterProducer(self) -> None: ...
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
+
+
+def limit_unsent(transport: ITransport, octets: int) -> None:
+    """Have the kernel keep no more than about so many octets that the peer has no room for (tcp(7)).
+
+    Without it a send buffer grows to megabytes, which is memory that no limit of ours counts, and it is seen late and
+    in large steps how fast the peer reads.
+    """
+    lowest: Any = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+    lowest.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
 
 
 def close_own_direction(transport: ITransport) -> None:

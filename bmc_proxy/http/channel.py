@@ -28,7 +28,7 @@ from bmc_proxy.http.request import HEADER_LIMIT, ExchangeRequest
 from bmc_proxy.sources import source_of
 from runtime import endpoints
 from runtime.tls import failure_text, is_tls, is_tls_failure, peer_certificate
-from runtime.transport import Wire, close_own_direction
+from runtime.transport import Wire, close_own_direction, limit_unsent
 
 # From the connection, or from a request's first octet: TLS handshake and header; then the body.
 HEADER_TIMEOUT_S = 10.0
@@ -39,8 +39,10 @@ ANSWER_TIMEOUT_S = 30.0
 LEAST_OCTETS_PER_S = 64 * 1024
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
-# A client that takes nothing of 64 KiB for longer than this is slower than that, and makes room for others.
-STALLED_AFTER_S = 1.0
+# So much of an answer waits in the kernel, and as much in the transport: the transport is emptied by so much being
+# taken, so a pause for longer than this means that the client reads more slowly than LEAST_OCTETS_PER_S.
+UNSENT_OCTETS = 64 * 1024
+STALLED_AFTER_S = 2.0
 # So many reads any request may take; the source's allowance pays for the others.
 FREE_READS = 16
 # So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
@@ -83,6 +85,7 @@ class ExchangeChannel(Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            limit_unsent(self.transport, UNSENT_OCTETS)
         self._wire = cast(Wire, self.transport)
         self._wire.registerProducer(self, True)
         self.address = endpoints.source_of(self._wire.getPeer())
