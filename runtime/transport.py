@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from protocol.connection import Connection
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event
+from protocol.events import Event, FramesPassed
 from protocol.liveness import Timeouts
 from protocol.records import Hello, Role
 from runtime.endpoints import describe
@@ -39,6 +39,8 @@ from runtime.unix_peer import stranger_at
 LAST_WORD_S = 1.0
 # So many octets of answers are written before the next event is taken, however much was read at once.
 WRITE_AT_ONCE = 128 * 1024
+# So many events are acted on in one turn of the reactor; a read may bring thousands.
+EVENTS_AT_ONCE = 256
 
 _log = Logger()
 
@@ -112,6 +114,8 @@ class ChannelTransport(Protocol, ABC):
         self._timeouts = timeouts
         self._timer: IDelayedCall | None = None
         self._paused = False
+        # The rest of what was read waits for its turn.
+        self._rest: IDelayedCall | None = None
 
     @abstractmethod
     def event_received(self, event: Event) -> None:
@@ -161,14 +165,31 @@ class ChannelTransport(Protocol, ABC):
         if connection.closed:
             return
         connection.receive_data(data, self.clock.seconds())
-        self._take_events()
+        if self._rest is None:
+            self._take_events()
+
+    def take_rest(self) -> None:
+        """Act on more of what was read before; read on once that is all."""
+        self._rest = None
+        if not self.connection.closed and not self._paused:
+            self._take_events()
+            self._read_on()
 
     def _take_events(self) -> None:
-        """Act on what was received, as long as the peer takes what it is sent."""
+        """Act on what was received, as long as the peer takes what it is sent and others are not kept waiting."""
         connection = self.connection
+        events = 0
         try:
             while not self._paused and (event := connection.next_event()) is not None:
+                events += 1
+                if isinstance(event, FramesPassed) or events == EVENTS_AT_ONCE:
+                    self._rest = self.clock.callLater(0, self.take_rest)
+                    self.wire.pauseProducing()
+                if isinstance(event, FramesPassed):
+                    break
                 self.event_received(event)
+                if self._rest is not None:
+                    break
                 if connection.octets_to_send > WRITE_AT_ONCE:
                     self.flush()  # upon which the transport may say that it is enough
         except RemoteProtocolError as error:
@@ -181,6 +202,9 @@ class ChannelTransport(Protocol, ABC):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connection.close()
         self._stop_timer()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         self.connection_over(failure_text(self.transport, reason))
 
     def pauseProducing(self) -> None:
@@ -191,9 +215,15 @@ class ChannelTransport(Protocol, ABC):
     def resumeProducing(self) -> None:
         """The peer reads again: go on with what it sent before, then with what it sends."""
         self._paused = False
+        if self._rest is not None:
+            return
         if not self.connection.closed:
             self._take_events()
-        if not self._paused:
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read more once nothing stands in its way."""
+        if not self._paused and self._rest is None:
             self.wire.resumeProducing()
 
     def stopProducing(self) -> None:
