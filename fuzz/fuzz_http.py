@@ -27,7 +27,8 @@ with atheris.instrument_imports(include=["bmc_proxy.http"]):
     from zope.interface import provider
 
     from bmc_proxy.http.call import CSR_BODY_LIMIT
-    from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_LIMIT, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
+    from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
+    from bmc_proxy.http.request import HEADER_LIMIT
     from bmc_proxy.http.targets import path_of
 
 STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 501, 503}
@@ -146,7 +147,7 @@ def token_at(edge: TestEdge) -> bytes:
 def held_by(spoken: Spoken) -> int:
     """Return how many octets a connection keeps of what came in."""
     channel: Any = spoken.channel
-    bodies = [channel._request._body] if channel._request is not None else []
+    bodies = [channel._request.body.octets] if channel._request is not None else []
     return sum(len(each) for each in (channel._buffer, *bodies))
 
 

@@ -29,6 +29,7 @@ from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from protocol.events import (
     AnswerReceived,
     Event,
+    FramesPassed,
     LateAnswer,
     PeerDraining,
     PeerFailed,
@@ -62,6 +63,8 @@ from protocol.records import (
 )
 
 BUSY_RETRY_AFTER_MS = 1000
+# Frames without an event, such as PING, CANCEL of what is answered and parts of records: a millisecond's worth.
+FRAMES_AT_ONCE = 256
 
 _ANSWER_TO: dict[type[Request], type[Answer]] = {
     SignCsr: Signed,
@@ -128,8 +131,12 @@ class Connection:
         Raises:
             RemoteProtocolError: the peer broke the protocol; see the module's text.
         """
+        frames = 0
         try:
             while not self.closed:
+                if frames == FRAMES_AT_ONCE:
+                    return FramesPassed()
+                frames += 1
                 frame = self._decoder.next_frame()
                 if frame is None:
                     self._liveness.frame_progress(self._decoder.mid_frame, self._frames_completed)

@@ -61,6 +61,11 @@ class PeerFailed:
     error: Error
 
 
+@dataclass(frozen=True, slots=True)
+class FramesPassed:
+    """So many frames have brought no event that others may be served before the next ones are read."""
+
+
 Event = (
     PeerReady
     | RequestReceived
@@ -70,4 +75,5 @@ Event = (
     | PeerDraining
     | StatusReceived
     | PeerFailed
+    | FramesPassed
 )

@@ -4,11 +4,12 @@ Both processes subclass `ChannelTransport` and implement `event_received` and `c
 """
 
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -17,15 +18,17 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     ITCPTransport,
+    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from protocol.connection import Connection
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event
+from protocol.events import Event, FramesPassed
 from protocol.liveness import Timeouts
 from protocol.records import Hello, Role
 from runtime import channel_tls
@@ -37,6 +40,8 @@ from runtime.unix_peer import stranger_at
 LAST_WORD_S = 1.0
 # So many octets of answers are written before the next event is taken, however much was read at once.
 WRITE_AT_ONCE = 128 * 1024
+# So many events are acted on in one turn of the reactor; a read may bring thousands.
+EVENTS_AT_ONCE = 256
 
 _log = Logger()
 
@@ -66,6 +71,24 @@ class Wire(Interface):
     def resumeProducing(self) -> None: ...
 
 
+def limit_unsent(transport: ITransport, octets: int) -> None:
+    """Have the kernel keep no more than about so many octets that the peer has no room for (tcp(7)).
+
+    Without it a send buffer grows to megabytes, which is memory that no limit of ours counts, and it is seen late and
+    in large steps how fast the peer reads.
+    """
+    lowest: Any = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+    lowest.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
+
+
+def close_own_direction(transport: ITransport) -> None:
+    """Send what is written and then no more; what the client sends is still read."""
+    if is_tls(transport):
+        transport.loseConnection()  # sends close_notify, and reads on until the client's
+    else:
+        cast(ITCPTransport, transport).loseWriteConnection()
+
+
 @implementer(IHandshakeListener, IPushProducer)
 class ChannelTransport(Protocol, ABC):
     """One connection of the channel on a Twisted transport.
@@ -92,6 +115,8 @@ class ChannelTransport(Protocol, ABC):
         self._timeouts = timeouts
         self._timer: IDelayedCall | None = None
         self._paused = False
+        # The rest of what was read waits for its turn.
+        self._rest: IDelayedCall | None = None
 
     @abstractmethod
     def event_received(self, event: Event) -> None:
@@ -141,14 +166,31 @@ class ChannelTransport(Protocol, ABC):
         if connection.closed:
             return
         connection.receive_data(data, self.clock.seconds())
-        self._take_events()
+        if self._rest is None:
+            self._take_events()
+
+    def take_rest(self) -> None:
+        """Act on more of what was read before; read on once that is all."""
+        self._rest = None
+        if not self.connection.closed and not self._paused:
+            self._take_events()
+            self._read_on()
 
     def _take_events(self) -> None:
-        """Act on what was received, as long as the peer takes what it is sent."""
+        """Act on what was received, as long as the peer takes what it is sent and others are not kept waiting."""
         connection = self.connection
+        events = 0
         try:
             while not self._paused and (event := connection.next_event()) is not None:
+                events += 1
+                if isinstance(event, FramesPassed) or events == EVENTS_AT_ONCE:
+                    self._rest = self.clock.callLater(0, self.take_rest)
+                    self.wire.pauseProducing()
+                if isinstance(event, FramesPassed):
+                    break
                 self.event_received(event)
+                if self._rest is not None:
+                    break
                 if connection.octets_to_send > WRITE_AT_ONCE:
                     self.flush()  # upon which the transport may say that it is enough
         except RemoteProtocolError as error:
@@ -161,6 +203,9 @@ class ChannelTransport(Protocol, ABC):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connection.close()
         self._stop_timer()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         self.connection_over(failure_text(self.transport, reason, channel_tls.ADVICE))
 
     def pauseProducing(self) -> None:
@@ -171,9 +216,15 @@ class ChannelTransport(Protocol, ABC):
     def resumeProducing(self) -> None:
         """The peer reads again: go on with what it sent before, then with what it sends."""
         self._paused = False
+        if self._rest is not None:
+            return
         if not self.connection.closed:
             self._take_events()
-        if not self._paused:
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read more once nothing stands in its way."""
+        if not self._paused and self._rest is None:
             self.wire.resumeProducing()
 
     def stopProducing(self) -> None:

@@ -48,6 +48,8 @@ PASSWORD = "-".join(["in", "memory", "only"])
 class Wire(StringTransport):
     """What a channel writes to; closed when it is aborted."""
 
+    is_half_closed = False
+
     def setTcpNoDelay(self, enabled: bool) -> None:
         """A TCP transport has this."""
 
@@ -55,6 +57,10 @@ class Wire(StringTransport):
         """Close at once."""
         super().abortConnection()
         self.connected = False
+
+    def loseWriteConnection(self) -> None:
+        """Close this direction alone."""
+        self.is_half_closed = True
 
     def unregisterProducer(self) -> None:
         """Forget the producer; a TCP transport does not mind where there is none."""

@@ -1,12 +1,16 @@
 """Agents that do not keep to the rules, on real sockets, for tests of the proxy."""
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from needs import need
 from octets import AGENT_HELLO
+from processes import Process, port_of, start_proxy
 
 from protocol.connection import Connection
 from protocol.errors import ErrorCode, RemoteProtocolError
@@ -137,3 +141,20 @@ def hostile_agent(behaviour: Behaviour, hello: Hello = AGENT_HELLO) -> Iterator[
         yield agent
     finally:
         agent.close()
+
+
+@contextmanager
+def proxy_to(agent: HostileAgent, directory: Path, *options: str) -> Iterator[tuple[Process, str, str]]:
+    """Run a proxy that is connected to this agent; yield it and the URLs of its listeners, plain and HTTPS."""
+    endpoints = [f"tcp:127.0.0.1:{agent.port}"]
+    with start_proxy(directory, endpoints, "--https", "tcp:0:interface=127.0.0.1", *options) as proxy:
+        ready = proxy.wait_for("ready")
+        proxy.wait_for("root learned")
+        http, https = (f"{name}://127.0.0.1:{port_of(ready[name])}" for name in ("http", "https"))
+        yield proxy, http, https
+
+
+def fetched(url: str, *options: str) -> bytes:
+    """Return what curl gets, octet for octet."""
+    command = [need("curl"), "-sSf", "-m", "60", "-k", *options, url]
+    return subprocess.run(command, capture_output=True, check=True).stdout

@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address
 from bmc_proxy.accounts import Role
 from bmc_proxy.config import HttpsConfig
 from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
-from bmc_proxy.http.request import DISCARD_LIMIT
+from bmc_proxy.http.lingering import DISCARD_LIMIT
 from bmc_proxy.https import https_context
 from runtime.tls import TlsFactory
 

@@ -10,9 +10,10 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from bmc_proxy.http.channel import HEADER_LIMIT, HEADER_TIMEOUT_S
+from bmc_proxy.http.channel import HEADER_TIMEOUT_S
 from bmc_proxy.http.chunks import ChunkedBody
 from bmc_proxy.http.edge import body_room
+from bmc_proxy.http.request import HEADER_LIMIT
 from bmc_proxy.http.room import BodyRoom, Holding
 
 GET = b"GET /redfish/v1/ HTTP/1.1\r\nHost: bmc\r\n\r\n"

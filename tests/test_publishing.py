@@ -2,16 +2,13 @@
 
 import socket
 import ssl
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hostile_agents import HostileAgent, hostile_agent
-from needs import need
+from hostile_agents import fetched, hostile_agent, proxy_to
 from process_figures import memory_octets
-from processes import Process, port_of, start_proxy
+from processes import port_of
 
 from bmc_proxy.armour import to_pem
 from protocol.records import Chain
@@ -21,23 +18,6 @@ READERS = 20
 # Less than each of them having the CRL once.
 READERS_OCTETS = 20_000_000
 MALFORMED_REQUEST = bytes.fromhex("30030a0101")
-
-
-@contextmanager
-def proxy_to(agent: HostileAgent, directory: Path) -> Iterator[tuple[Process, str, str]]:
-    """Run a proxy that is connected to this agent; yield it and the URLs of its listeners, plain and HTTPS."""
-    endpoints = [f"tcp:127.0.0.1:{agent.port}"]
-    with start_proxy(directory, endpoints, "--https", "tcp:0:interface=127.0.0.1") as proxy:
-        ready = proxy.wait_for("ready")
-        proxy.wait_for("root learned")
-        http, https = (f"{name}://127.0.0.1:{port_of(ready[name])}" for name in ("http", "https"))
-        yield proxy, http, https
-
-
-def fetched(url: str, *options: str) -> bytes:
-    """Return what curl gets, octet for octet."""
-    command = [need("curl"), "-sSf", "-m", "60", "-k", *options, url]
-    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def test_crl_and_ocsp_on_both_listeners(tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ class AgentChannel(ChannelTransport):
         super().dataReceived(data)
         self._server.look_whether_drained()
 
+    def take_rest(self) -> None:
+        super().take_rest()
+        self._server.look_whether_drained()
+
     def resumeProducing(self) -> None:
         super().resumeProducing()
         self._server.look_whether_drained()

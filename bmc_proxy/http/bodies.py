@@ -19,6 +19,9 @@ from bmc_proxy.errors import BodyMalformed, CsrBodyMalformed
 from bmc_proxy.http.call import Call
 
 _LITERAL = re.compile(r'\s*\{\s*"data"\s*:\s*\[\s*CsrString\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*\]\s*\}\s*', re.DOTALL)
+# Any of the forms has a handful, and what stands before a CSR's armour in its string may have some more. Each one past
+# that is an object to be made, which takes as long as a thousand octets of a string.
+PUNCTUATION_LIMIT = 4096
 _FORMS = 'Send {"CsrString":"<PEM>"} or {"data":["<PEM>"]}.'
 
 
@@ -41,6 +44,8 @@ def csr_text(body: bytes) -> str:
     """
     try:
         text = body.decode()
+        if text.count("[") + text.count("{") + text.count(",") > PUNCTUATION_LIMIT:
+            raise ValueError("more structure than any of the forms has")
         literal = _LITERAL.fullmatch(text)
         value = _load(literal[1] if literal else text)
     except (ValueError, RecursionError) as error:

@@ -1,10 +1,11 @@
 """One HTTP connection: limits on what its requests' heads hold and on how long they take to arrive, one at a time.
 
 Theory of operation. Octets that are not read yet are in `_buffer`. Between two requests they are a head's; then they
-are a body's, which goes to the request as it comes; once that is whole they wait until it is answered.
+are a body's, which goes to the request as it comes; once that is whole they wait until it is answered. What chunks hold
+is decoded a piece in each turn of the reactor, and nothing is read meanwhile. Once a request is refused for good the
+rest of what its client sends is dropped (`lingering`).
 """
 
-import json
 import secrets
 from collections.abc import Callable
 from typing import cast
@@ -16,21 +17,20 @@ from zope.interface import implementer
 
 from bmc_proxy.client_certificates import ClientCertificate
 from bmc_proxy.http import problems
-from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import Problem
-from bmc_proxy.http.chunks import ChunkedBody, ChunksMalformed, FramingTooLarge
+from bmc_proxy.http.chunks import ChunksMalformed, FramingTooLarge
 from bmc_proxy.http.crowd import Member
 from bmc_proxy.http.edge import Listener
 from bmc_proxy.http.heads import Head, HeadReader, HeadRefused
+from bmc_proxy.http.lingering import LINGER_S, Lingering
 from bmc_proxy.http.pouring import Pouring
-from bmc_proxy.http.request import ExchangeRequest
-from bmc_proxy.http.targets import path_of
+from bmc_proxy.http.refusal import refusal
+from bmc_proxy.http.request import HEADER_LIMIT, ExchangeRequest
 from bmc_proxy.sources import source_of
 from runtime import endpoints
 from runtime.tls import failure_text, is_tls, is_tls_failure, refused_certificate
-from runtime.transport import Wire
+from runtime.transport import Wire, close_own_direction, limit_unsent
 
-HEADER_LIMIT = 8 * 1024
 # From the connection, or from a request's first octet: TLS handshake and header; then the body.
 HEADER_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
@@ -40,6 +40,12 @@ ANSWER_TIMEOUT_S = 30.0
 LEAST_OCTETS_PER_S = 64 * 1024
 # How long a peer may take to read its last answer and to close.
 LAST_WORD_S = 3.0
+# So much of an answer waits in the kernel, and as much in the transport: the transport is emptied by so much being
+# taken, so a pause for longer than this means that the client reads more slowly than LEAST_OCTETS_PER_S.
+UNSENT_OCTETS = 64 * 1024
+STALLED_AFTER_S = 2.0
+# So many reads any request may take; the source's allowance pays for the others.
+FREE_READS = 16
 # So much is read of what is pipelined behind a request that is being answered: so it is known when the client hangs up.
 READ_AHEAD_OCTETS = 16 * 1024
 
@@ -59,12 +65,12 @@ class ExchangeChannel(Protocol):
         self.certificate: ClientCertificate | None = None
         self.is_tls = False
         self.persistent = True
-        self.is_choked = False
+        # Since when what was written is not taken; None where it is.
+        self._choked_at: float | None = None
         self._buffer = b""
         self._head = HeadReader(HEADER_LIMIT)
         self._request: ExchangeRequest | None = None
-        self._left = 0  # of a body with a length
-        self._chunks: ChunkedBody | None = None
+        self._reads = 0  # for one request
         self._pouring: Pouring | None = None
         self._is_reading = True
         # Between two requests: the next one waits for its turn, or until the last answer is taken.
@@ -75,11 +81,13 @@ class ExchangeChannel(Protocol):
         self._limit_s = HEADER_TIMEOUT_S
         self._is_idle = False
         self._is_over = False
+        self._lingering: Lingering | None = None
         self._leave_crowd: Callable[[], None] | None = None
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            limit_unsent(self.transport, UNSENT_OCTETS)
         self._wire = cast(Wire, self.transport)
         self._wire.registerProducer(self, True)
         self.address = endpoints.source_of(self._wire.getPeer())
@@ -117,7 +125,7 @@ class ExchangeChannel(Protocol):
     def drain(self) -> None:
         """Close now where no whole request is under way, else after its answer."""
         self.persistent = False
-        if self._request is None or not self._request.is_whole:
+        if self._request is None or not self._request.body.is_whole:
             self._close()
 
     def abandon(self) -> None:
@@ -141,11 +149,15 @@ class ExchangeChannel(Protocol):
         self._limit_s = limit_s
         self._due = self.listener.edge.now() + limit_s
 
-    def _worth(self) -> int:
+    def _worth(self) -> float:
         """Return what `Member.worth` says."""
-        if self._request is None:
+        if self._choked_at is not None:
+            choked_s = self.listener.edge.now() - self._choked_at
+            if choked_s > STALLED_AFTER_S:
+                return -choked_s
+        if self._request is None or self._is_over:
             return 0
-        return 2 if self._request.is_whole else int(self._request.is_known)
+        return 2 if self._request.body.is_whole else int(self._request.is_known)
 
     def _end_for_another(self) -> None:
         self.listener.edge.tell_of_stranger("connection ended", address=self.address, reason="its place is needed")
@@ -159,18 +171,43 @@ class ExchangeChannel(Protocol):
 
     def loseConnection(self) -> None:
         """Close once all is written; cut off where the peer does not take it, or does not end TLS on its side."""
+        self._end(LAST_WORD_S)
+        self._wire.loseConnection()
+
+    def _linger(self) -> None:
+        """Close this side, and drop what the client still sends until it closes its own."""
+        self._read_on(True)
+        self._end(LINGER_S)
+        assert self.transport is not None  # it is connected
+        close_own_direction(self.transport)
+
+    def _end(self, limit_s: float) -> None:
         self._is_over = True
         self._buffer = b""
-        self._expect_within(LAST_WORD_S)
+        self._lingering = Lingering(self.listener.edge.now(), limit_s)
+        self._due = self._lingering.due
         # A producer that stays registered would keep the transport waiting for it.
         self._wire.unregisterProducer()
-        self._wire.loseConnection()
+
+    def _drop(self, octets: int) -> None:
+        """Octets came after the end."""
+        lingering = self._lingering
+        if lingering is not None and lingering.drop(octets, self.listener.edge.now()):
+            self._due = lingering.due
+        else:
+            self._wire.abortConnection()
 
     # Answers: as fast as they are taken
 
+    @property
+    def is_choked(self) -> bool:
+        """Whether what was written is not taken."""
+        return self._choked_at is not None
+
     def write(self, octets: bytes) -> None:
         """Write a part of an answer, or all of it."""
-        self._wire.write(octets)
+        if not self._is_over:
+            self._wire.write(octets)
 
     def pour(self, pouring: Pouring, octets: int) -> None:
         """Let an answer of this size be written as fast as it is read: reading it slowly is an end."""
@@ -181,20 +218,20 @@ class ExchangeChannel(Protocol):
 
     def pauseProducing(self) -> None:
         """What was written is not taken."""
-        self.is_choked = True
+        self._choked_at = self.listener.edge.now()
         if self._pouring is not None:
             self._pouring.pauseProducing()
-        if self._request is None or not self._request.is_whole:
+        if self._request is None or not self._request.body.is_whole:
             self._read_on(False)
 
     def resumeProducing(self) -> None:
         """What was written is taken."""
-        self.is_choked = False
+        self._choked_at = None
         if self._pouring is not None:
             self._pouring.resumeProducing()
         if self._is_waiting:
             self._settle()
-        elif self._request is None or not self._request.is_whole:
+        elif self._request is None or not self._request.body.is_whole:
             self._read_on(True)
 
     def stopProducing(self) -> None:
@@ -217,17 +254,24 @@ class ExchangeChannel(Protocol):
 
     def request_done(self) -> None:
         """The request is answered to its end; the next one has its own time, and its own turn."""
-        self._request = self._pouring = self._chunks = None
+        if self._is_over:
+            return
+        is_whole = self._request is None or self._request.body.is_whole
+        self._request = self._pouring = None
+        self._reads = 0
         self._head = HeadReader(HEADER_LIMIT)
         if not self.persistent:
-            self.loseConnection()
+            if is_whole:
+                self.loseConnection()
+            else:
+                self._linger()
             return
         self._expect_within(IDLE_TIMEOUT_S)
         self._is_idle = True
         self._settle()
 
     def _settle(self) -> None:
-        """Between two requests: wait until answers are taken, then for the turn of what is here already."""
+        """Wait until answers are taken, then for the turn of what is here already; read nothing meanwhile."""
         if self._is_over:
             return
         self._is_waiting = bool(self._buffer) or self.is_choked
@@ -235,27 +279,41 @@ class ExchangeChannel(Protocol):
         if self._buffer and not self.is_choked and self._turn is None:
             self._turn = self.listener.edge.reactor.callLater(0, self._take_turn)
 
+    def _has_to_wait(self) -> bool:
+        """Return whether the source is out of reads; what comes until it has one again is read all at once."""
+        wait_s = self.listener.edge.allowances.take_read(self.source)
+        if wait_s > 0 and self._turn is None:
+            self._is_waiting = True
+            self._read_on(False)
+            self._turn = self.listener.edge.reactor.callLater(wait_s, self._take_turn)
+        return self._is_waiting
+
     def _take_turn(self) -> None:
         self._turn = None
         if not self._is_over and not self.is_choked:
             self._is_waiting = False
             self._read_on(True)
-            self.dataReceived(b"")
+            if self._buffer:
+                self.dataReceived(b"")
 
     # What comes in
 
     def dataReceived(self, data: bytes) -> None:
         """Octets are here; the first ones after an answer are the next request's, after the end they are nobody's."""
         if self._is_over:
+            self._drop(len(data))
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._is_waiting:
+            return
+        self._reads += 1
+        if self._reads > FREE_READS and self._has_to_wait():
             return
         if self._request is None:
             if self._is_idle:
                 self._expect_within(HEADER_TIMEOUT_S)
             self._read_head()
-        elif not self._request.is_whole:
+        elif not self._request.body.is_whole:
             self._read_body(self._request)
         elif len(self._buffer) > READ_AHEAD_OCTETS:
             self._read_on(False)
@@ -277,45 +335,41 @@ class ExchangeChannel(Protocol):
         self.persistent = head.keeps_alive and not self.listener.draining
         request = self._request = ExchangeRequest(self, head)
         length = head.length
-        if length is not None and length <= len(self._buffer):
-            body, self._buffer = self._buffer[:length], self._buffer[length:]
+        if length and length <= len(self._buffer):
+            self._buffer = request.body.read(self._buffer)
+        if request.body.is_whole:
             self._due = None
-            request.begin(body)
+            request.begin()
             return
         self._expect_within(BODY_TIMEOUT_S)
-        if length is None:
-            self._chunks = ChunkedBody(request.take, self._body_ends, HEADER_LIMIT)
-        else:
-            self._left = length
         request.begin()
-        if head.expects_continue and not request.is_answered:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._buffer and not self._is_over:
             self._read_body(request)
 
     def _read_body(self, request: ExchangeRequest) -> None:
-        data, self._buffer = self._buffer, b""
-        if self._chunks is None:
-            part = data[: self._left]
-            self._left -= len(part)
-            request.take(part)
-            if not self._left:
-                self._body_ends(data[len(part) :])
-            return
+        """Read a piece of the body; the next piece of a chunked one has its own turn."""
+        body = request.body
         try:
-            self._chunks.dataReceived(data)
+            rest = body.read(self._buffer)
         except ChunksMalformed:
             self._refuse(problems.not_http())
+            return
         except FramingTooLarge:
             self._refuse(problems.header_too_large(HEADER_LIMIT))
-
-    def _body_ends(self, behind: bytes) -> None:
-        """The request is here whole, and what is behind it."""
-        if self._is_over or self._request is None:
             return
-        self._buffer = behind
-        self._due = None
-        self._request.end()
+        if self._is_over:
+            return  # it was one octet too many
+        self._buffer = rest
+        if body.is_whole:
+            self._due = None
+            request.end()
+        elif body.is_given_up:
+            # Whether it is refused for its size or for who asks is known soon. Until then nothing is read.
+            self._buffer = b""
+            self._due = None
+            self._read_on(False)
+        elif rest:
+            self._settle()
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what is no request, and close; once."""
@@ -327,15 +381,12 @@ class ExchangeChannel(Protocol):
         if wait_s > 0 or (request is not None and request.is_answered):
             self.loseConnection()
             return
-        head = self._head.head
         request_id = secrets.token_hex(8)
-        path = None if head is None else path_of(head.method, head.target)
-        dialect = edge.router.dialect_for(path or b"")
-        reply = dialect.word(problem, request_id)
-        body = json.dumps(reply.body, separators=(",", ":")).encode()
-        headers = {**dialect.headers, **reply.headers}
-        self._wire.write(answer_head(b"HTTP/1.1", reply.status, request_id, len(body), headers, closes=True) + body)
+        self._wire.write(refusal(edge.router, self._head.head, problem, request_id))
         edge.tell_of_stranger(
-            "request refused", request_id=request_id, status=reply.status, code=problem.code, address=self.address
+            "request refused", request_id=request_id, status=problem.status, code=problem.code, address=self.address
         )
-        self.loseConnection()
+        if problem.status == 408 and request is None:
+            self.loseConnection()  # nothing is under way to this side
+        else:
+            self._linger()

@@ -1,8 +1,11 @@
 """The crowd: how many HTTP connections there are, over all listeners, and from where."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
+
+# The worth of a connection that is served.
+SERVED = 2
 
 
 @dataclass(slots=True)
@@ -10,13 +13,14 @@ class Member:
     """One connection.
 
     Attributes:
-        worth: 0 where it idles or a stranger has not sent a whole request, 1 where somebody who is known has not, 2
-            while it is served. What is worth least ends first, what is served never.
+        worth: below 0 where its client does not take what it is sent, by the seconds for which that has lasted; 0 where
+            it idles or a stranger has not sent a whole request, 1 where a known caller has not, 2 while it is served.
+            What is worth least ends first, what is served never.
         end: ends it.
     """
 
     source: str
-    worth: Callable[[], int]
+    worth: Callable[[], float]
     end: Callable[[], None]
 
 
@@ -30,43 +34,51 @@ class Crowd:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.limit_per_source = (limit + 1) // 2
-        self._members: dict[int, Member] = {}  # oldest first
-        self._sources: Counter[str] = Counter()
+        self._members = 0
+        self._sources: dict[str, dict[int, Member]] = {}  # of each source the oldest first
 
     def has_room_for(self, source: str) -> bool:
         """Return whether one more connection from there may be; where all places are taken, make one if it can be.
 
-        The place is one of the source that has the most: of the least worth, and of these the oldest.
+        The place is one of the source that has the most: of the least worth, and of these the oldest. A source that has
+        all that it may have makes room only by a connection whose client takes nothing.
         """
-        if self._sources[source] >= self.limit_per_source:
-            return False
-        if len(self._members) < self._limit:
+        own = len(self._sources.get(source, ()))
+        if own >= self.limit_per_source:
+            return self._end_one_of(self._sources[source], 0)
+        if self._members < self._limit:
             return True
-        for crowded, count in self._sources.most_common():
-            if count < self._sources[source]:
-                break  # who has more takes nothing from who has less
-            for worth in (0, 1):
-                for key, member in self._members.items():
-                    if member.source == crowded and member.worth() == worth:
-                        self._remove(key)
-                        member.end()
-                        return True
+        for members in sorted(self._sources.values(), key=len, reverse=True):
+            if len(members) < own:
+                break  # a source with more takes nothing from one with less
+            if self._end_one_of(members, SERVED):
+                return True
         return False
+
+    def _end_one_of(self, members: dict[int, Member], below: float) -> bool:
+        """End the one that is worth least, if that is less than this."""
+        worth, key = min(((member.worth(), key) for key, member in members.items()), key=itemgetter(0))
+        if worth >= below:
+            return False
+        member = members[key]
+        self._remove(member)
+        member.end()
+        return True
 
     def enter(self, member: Member) -> Callable[[], None]:
         """Count a connection; return what to call when it is gone."""
-        key = id(member)
-        self._members[key] = member
-        self._sources[member.source] += 1
+        self._members += 1
+        self._sources.setdefault(member.source, {})[id(member)] = member
 
         def leave() -> None:
-            if self._members.get(key) is member:
-                self._remove(key)
+            if self._sources.get(member.source, {}).get(id(member)) is member:
+                self._remove(member)
 
         return leave
 
-    def _remove(self, key: int) -> None:
-        source = self._members.pop(key).source
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
+    def _remove(self, member: Member) -> None:
+        self._members -= 1
+        members = self._sources[member.source]
+        del members[id(member)]
+        if not members:
+            del self._sources[member.source]

@@ -18,6 +18,8 @@ from runtime.sparse import Sparse
 
 BURST_S = 2.0
 STRANGERS_SHARE = 1 / 20
+# How many reads, beyond the few that any request takes, a source may cause for each request that it may make.
+READS_PER_REQUEST = 20
 # What there is room for, for each connection that may be: several times what any CSR takes.
 BODY_OCTETS_PER_CONNECTION = 16 * 1024
 LEAST_BODIES = 4
@@ -37,6 +39,8 @@ class Allowances:
         self._known = Allowance(per_s, per_s * BURST_S)
         self._strange = Allowance(strangers, strangers * BURST_S)
         self._connections = Allowance(per_s, per_s * BURST_S)
+        self._refusals = Allowance(per_s, per_s * BURST_S)
+        self._reads = Allowance(per_s * READS_PER_REQUEST, per_s * READS_PER_REQUEST * BURST_S)
 
     def take(self, source: str, *, is_known: bool) -> float:
         """Return 0 where one more request is allowed now, else in how many seconds."""
@@ -46,6 +50,21 @@ class Allowances:
     def may_connect(self, source: str) -> bool:
         """Return whether one more connection is allowed now: as many as requests of somebody who is known."""
         return self._connections.take(source, self._now()) == 0
+
+    def may_be_refused(self, source: str) -> bool:
+        """Return whether one more request may be refused on a connection that lives on.
+
+        A refusal costs nearly what an answer does. Past as many as answers, each costs the client its connection, and
+        connections have an allowance of their own.
+        """
+        return self._refusals.take(source, self._now()) == 0
+
+    def take_read(self, source: str) -> float:
+        """Return 0 where one more read is allowed now, else in how many seconds.
+
+        A read costs the same whether it brings one octet or thousands, and TLS makes one of each record.
+        """
+        return self._reads.take(source, self._now())
 
 
 def body_room(connections: int) -> BodyRoom:
@@ -117,5 +136,3 @@ class Channel(Protocol):
     def pour(self, pouring: Pouring, octets: int) -> None: ...
 
     def request_done(self) -> None: ...
-
-    def loseConnection(self) -> None: ...

@@ -95,11 +95,12 @@ class HeadReader:
         is_whole: nothing more belongs to it.
     """
 
-    __slots__ = ("_has_length", "_is_skipped", "_limit", "_octets", "head", "is_whole")
+    __slots__ = ("_has_length", "_is_skipped", "_limit", "_octets", "_searched", "head", "is_whole")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._octets = 0
+        self._searched = 0  # so much of what is left over holds no line break
         self._is_skipped = False
         self._has_length = False
         self.head: Head | None = None
@@ -116,10 +117,13 @@ class HeadReader:
         """
         at = 0
         while not self.is_whole:
-            end = octets.find(END_OF_LINE, at)
+            # A CR that was the last octet of the read before may have got its LF.
+            begin = at + max(0, self._searched - 1)
+            end = octets.find(END_OF_LINE, begin)
             if end < 0:
-                self._judge_rest(octets[at:])
+                self._judge_rest(octets, at, begin)
                 break
+            self._searched = 0
             line, at = octets[at:end], end + len(END_OF_LINE)
             self._octets += len(line) + len(END_OF_LINE)
             if self._octets > self._limit:
@@ -132,11 +136,12 @@ class HeadReader:
                 self.is_whole = True
         return at
 
-    def _judge_rest(self, rest: bytes) -> None:
-        """Refuse the beginning of a line where none can come of it."""
-        if self._octets + len(rest) > self._limit:
+    def _judge_rest(self, octets: bytes, at: int, begin: int) -> None:
+        """Refuse the beginning of a line, at `at`, where none can come of it; what stands before `begin` was judged."""
+        self._searched = len(octets) - at
+        if self._octets + self._searched > self._limit:
             raise HeadRefused(self._too_large())
-        if has_bare_line_break(rest):
+        if has_bare_line_break(octets, begin, len(octets)):
             # It would wait for a CRLF that whoever ends lines otherwise never sends (RFC 9112, 2.2).
             raise HeadRefused(problems.not_http())
 

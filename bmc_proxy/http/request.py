@@ -1,8 +1,8 @@
 """One HTTP request: judged when its headers are here, answered when its body is.
 
-Who asks, and whether it may, is judged before the body is looked at. Octets are counted as they come. What is refused
-while its body still comes is answered at once, and a bounded rest is read and thrown away, because a client that is cut
-off in mid-sentence sees a reset instead of the answer.
+Who asks, and whether it may, is judged before the body is looked at. Octets of the wire are counted as they come, so
+framing counts as well. What is refused while its body still comes is answered at once, and the channel then drops a
+bounded rest (`lingering`).
 """
 
 import json
@@ -21,16 +21,16 @@ from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import ExchangeError, TooManyRequests, VersionGone
 from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
-from bmc_proxy.http.call import CSR_BODY_LIMIT, Call, Problem, Reply, Route
+from bmc_proxy.http.call import Call, Problem, Reply, Route
 from bmc_proxy.http.edge import Channel
 from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
 from bmc_proxy.http.preconditions import preconditions_in
-from bmc_proxy.http.room import Holding
+from bmc_proxy.http.request_body import RequestBody
 from bmc_proxy.http.targets import is_host, path_of
 
-DISCARD_LIMIT = 1024 * 1024
+HEADER_LIMIT = 8 * 1024
 IDEMPOTENCY_KEY_LIMIT = 255
 # Before the deadline: what a use case knows when it gives up, such as the last root, is still answered.
 REPLY_S = 0.05
@@ -60,7 +60,7 @@ class ExchangeRequest:
         head: its request line and headers.
 
     Attributes:
-        is_whole: its body is here.
+        body: what comes behind the head.
         is_answered: its answer is written, or is being written.
     """
 
@@ -70,18 +70,13 @@ class ExchangeRequest:
         # Nothing where the target is of no form that is taken; it is refused then, in the first dialect's words.
         self.path = path_of(head.method, head.target) or b""
         self.request_id = os.urandom(8).hex()
-        self.is_whole = False
         self.is_answered = False
         edge = self._edge = channel.listener.edge
         self._started_at = edge.reactor.seconds()
         # From here on all waits count: for a password's turn, for the body, for one agent after the other.
         self._deadline = Deadline(edge.reactor, self._started_at + edge.deadline_s)
-        self._body = bytearray()
-        self._body_limit = CSR_BODY_LIMIT
-        self._holding = Holding(channel.source, self._make_room)
-        self._is_given_up = False
-        self._has_room = True
-        self._discarded = 0
+        self.body = RequestBody(edge.room, channel.source, head.length, HEADER_LIMIT, self._body_given_up)
+        self._is_invited = not head.expects_continue
         self._awaiting_body: Deferred[None] | None = None
         self._work: Deferred[None] | None = None
         self._caller: Caller | None = None
@@ -98,63 +93,31 @@ class ExchangeRequest:
 
     # While it comes in
 
-    def begin(self, body: bytes | None = None) -> None:
-        """Judge it, and answer once it is here whole.
-
-        Args:
-            body: all of it, where it is here already.
-        """
-        if body is not None:
-            if body:
-                self.take(body)
-            self._is_here()
+    def begin(self) -> None:
+        """Judge it, and answer once its body is here."""
         self._work = Deferred.fromCoroutine(self._answer())
         self._work.addErrback(self._failed)
 
-    def take(self, data: bytes) -> None:
-        """A part of the body is here."""
-        if self.is_answered or self._is_given_up:
-            self._discarded += len(data)
-            if self._discarded > DISCARD_LIMIT:
-                self.channel.loseConnection()
-            return
-        if len(self._body) + len(data) > self._body_limit:
-            self._give_up_body()
-        elif self._edge.room.take(self._holding, len(data)):
-            self._body += data
-        else:
-            self._make_room()
-
     def end(self) -> None:
-        """The request is here whole."""
-        self._is_here()
+        """The body is here whole."""
         if self.is_answered:
-            self._finish()
-        elif self._awaiting_body is not None:
-            self._awaiting_body.callback(None)
+            self._finish_if_due()
+        else:
+            self._stop_waiting()
 
     def connection_lost(self) -> None:
         """The client hung up: nothing is written any more, and what was begun for it is given up."""
         self._is_hung_up = self._is_over = True
         if self._work is not None:
             self._work.cancel()
-        self._edge.room.release(self._holding)
+        self.body.release()
 
-    def _is_here(self) -> None:
-        self.is_whole = True
-        self._holding.give_up = None
-
-    def _make_room(self) -> None:
-        """The body is not kept, for those of others."""
-        self._has_room = False
-        self._give_up_body()
-
-    def _give_up_body(self) -> None:
-        """Keep nothing of the body, and refuse the request for it."""
-        self._is_given_up = True
-        self._body.clear()
-        self._edge.room.release(self._holding)
+    def _body_given_up(self) -> None:
+        """The request is refused for its body, once nothing else refuses it."""
         self.channel.persistent = False
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
         if self._awaiting_body is not None:
             waiting, self._awaiting_body = self._awaiting_body, None
             waiting.callback(None)
@@ -168,8 +131,7 @@ class ExchangeRequest:
             self._tell(refused.problem)
         except ExchangeError as error:
             self._tell(problems.from_error(error))
-        if self.is_whole and not self._is_pouring:
-            self._finish()
+        self._finish_if_due()
 
     async def _reply(self) -> Reply:
         # RFC 9112, 3.2: exactly one Host, from HTTP/1.1 on, and a target of a form that is there.
@@ -198,7 +160,7 @@ class ExchangeRequest:
             self.request_id,
             self._caller,
             self.channel.address,
-            bytes(self._body),
+            bytes(self.body.octets),
             key,
             found.argument,
             self._told,
@@ -252,8 +214,11 @@ class ExchangeRequest:
         return caller
 
     def _charge(self, caller: Caller | None) -> None:
-        wait_s = self._edge.allowances.take(self.channel.source, is_known=caller is not None)
+        allowances, source = self._edge.allowances, self.channel.source
+        wait_s = allowances.take(source, is_known=caller is not None)
         if wait_s > 0:
+            if not allowances.may_be_refused(source):
+                self.channel.persistent = False
             raise TooManyRequests(wait_s)
 
     def _idempotency_key(self) -> str | None:
@@ -266,18 +231,26 @@ class ExchangeRequest:
 
     async def _whole_body(self, route: Route) -> bool:
         """Wait until the body is here; return whether it was not."""
-        self._body_limit = route.body_limit
-        if max(len(self._body), self.head.length or 0) > self._body_limit:
-            self._give_up_body()
-        has_to_wait = not self.is_whole and not self._is_given_up
+        body = self.body
+        body.limit = route.body_limit
+        if max(len(body.octets), self.head.length or 0) > body.limit:
+            body.give_up()
+        has_to_wait = not body.is_whole and not body.is_given_up
         if has_to_wait:
+            self._invite()
             self._awaiting_body = Deferred()
             await self._awaiting_body
-        if not self._has_room:
+        if not body.had_room:
             raise Refused(problems.no_room())
-        if self._is_given_up:
-            raise Refused(problems.body_too_large(route.too_large, self._body_limit))
+        if body.is_given_up:
+            raise Refused(problems.body_too_large(route.too_large, body.limit))
         return has_to_wait
+
+    def _invite(self) -> None:
+        """Ask for the body where the client waits for that: nothing in the head refuses it (RFC 9110, 10.1.1)."""
+        if not self._is_invited and not self.body.charged:
+            self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._is_invited = True
 
     async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Give up at the deadline, whatever is waited for: an agent, or a turn to have a password checked."""
@@ -287,11 +260,12 @@ class ExchangeRequest:
         assert self._work is not None  # it is what waits
         self._work.cancel()
 
-    def _finish(self) -> None:
-        """The answer is written to its end, and nothing more of the request comes; once."""
-        if not self._is_over:
+    def _finish_if_due(self) -> None:
+        """End once the answer is written to its end, and nothing more of the request comes or matters."""
+        if self._is_over or not self.is_answered or self._is_pouring:
+            return
+        if self.body.is_whole or not self.channel.persistent:
             self._is_over = True
-            self._edge.room.release(self._holding)
             self.channel.request_done()
 
     def _failed(self, failure: Failure) -> None:
@@ -302,8 +276,7 @@ class ExchangeRequest:
         _log.failure("request failed", failure, request_id=self.request_id)
         if not self._is_hung_up and not self.is_answered:
             self._tell(problems.failed())
-            if self.is_whole:
-                self._finish()
+            self._finish_if_due()
 
     # The answer
 
@@ -320,34 +293,37 @@ class ExchangeRequest:
             return
         self.is_answered = True
         self._status = reply.status
-        head, channel = self.head, self.channel
-        if not self.is_whole and (head.length is None or head.length > self._body_limit):
+        head, channel, body = self.head, self.channel, self.body
+        body.release()
+        # Without an invitation the client sends its body or does not: where the next request begins is not known.
+        is_uncertain = head.length is None or head.length > body.limit or not (self._is_invited or body.charged)
+        if not body.is_whole and is_uncertain:
             channel.persistent = False
-        body = reply.body if isinstance(reply.body, bytes) else _to_json(reply.body).encode()
+        content = reply.body if isinstance(reply.body, bytes) else _to_json(reply.body).encode()
         dialect = self._edge.router.dialect_for(self.path)
         octets = answer_head(
             head.version,
             reply.status,
             self.request_id,
-            len(body),
+            len(content),
             {**dialect.headers, **reply.headers},
             closes=not channel.persistent,
             cookies=reply.cookies,
         )
-        if not body or head.method == b"HEAD" or reply.status == 304:
+        if not content or head.method == b"HEAD" or reply.status == 304:
             channel.write(octets)
-        elif body is reply.body:
+        elif content is reply.body:
             channel.write(octets)
             self._is_pouring = True
-            channel.pour(Pouring(body, channel.write, self._poured), len(body))
+            channel.pour(Pouring(content, channel.write, self._poured), len(content))
         else:
-            channel.write(octets + body)
+            channel.write(octets + content)
         self._log_request(code)
 
     def _poured(self) -> None:
         """The last of the answer is written."""
         self._is_pouring = False
-        self._finish()
+        self._finish_if_due()
 
     def _log_request(self, code: str) -> None:
         is_strangers = self._caller is None

@@ -34,13 +34,13 @@ class BodyRoom:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._holdings: set[Holding] = set()
+        self._holdings: dict[str, set[Holding]] = {}
         self._sources: Counter[str] = Counter()
         self.held_octets = 0
 
     def take(self, holding: Holding, octets: int) -> bool:
         """Hold more of a body; return False, and hold nothing of it any more, where there is no room."""
-        self._holdings.add(holding)
+        self._holdings.setdefault(holding.source, set()).add(holding)
         holding.octets += octets
         self._sources[holding.source] += octets
         self.held_octets += octets
@@ -54,12 +54,13 @@ class BodyRoom:
 
     def release(self, holding: Holding) -> None:
         """Forget what a request held; may be called again."""
-        if holding in self._holdings:
-            self._holdings.remove(holding)
+        holdings = self._holdings.get(holding.source, set())
+        if holding in holdings:
+            holdings.remove(holding)
             self._sources[holding.source] -= holding.octets
             self.held_octets -= holding.octets
-            if not self._sources[holding.source]:
-                del self._sources[holding.source]
+            if not holdings:
+                del self._holdings[holding.source], self._sources[holding.source]
         holding.octets = 0
 
     def _who_gives_up(self, asking: Holding) -> Callable[[], None] | None:
@@ -68,7 +69,7 @@ class BodyRoom:
         for source, held in self._sources.most_common():
             if held <= most:
                 return None
-            unfinished = [each for each in self._holdings if each.source == source and each.give_up is not None]
+            unfinished = [each for each in self._holdings[source] if each.give_up is not None]
             if unfinished:
                 return max(unfinished, key=lambda each: each.octets).give_up
         return None
