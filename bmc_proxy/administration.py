@@ -23,11 +23,12 @@ from bmc_proxy.accounts import (
 from bmc_proxy.callers import Caller
 from bmc_proxy.checkers import InThread
 from bmc_proxy.errors import AccountsFailed, ExchangeError, Forbidden, NothingThere, PropertyRefused
+from bmc_proxy.lanes import Place
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Sessions
 from bmc_proxy.sources import source_of
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
 
 _USERS = frozenset({Privilege.CONFIGURE_USERS})
 _SELF = frozenset({Privilege.CONFIGURE_SELF})
@@ -100,17 +101,17 @@ class OwnAdministration(Administration):
         accounts: who there is.
         sessions: learns of the new password of whoever changes its own.
         logins: knows which of them are locked.
-        turns: where hashing takes its turn.
+        queue: runs the changes, which hash passwords.
         in_thread: runs a blocking callable off the reactor thread.
     """
 
     def __init__(
-        self, accounts: AccountStore, sessions: Sessions, logins: Logins, turns: Turns, in_thread: InThread
+        self, accounts: AccountStore, sessions: Sessions, logins: Logins, queue: WorkQueue, in_thread: InThread
     ) -> None:
         super().__init__(accounts)
         self._sessions = sessions
         self._logins = logins
-        self._turns = turns
+        self._queue = queue
         self._in_thread = in_thread
 
     async def is_locked(self, name: str) -> bool:
@@ -131,6 +132,7 @@ class OwnAdministration(Administration):
             return account
 
         def added(account: Account) -> None:
+            self._logins.forget(account.name)  # of an earlier account of this name
             told = {"user": account.name, "role": role.value}
             _log.info("account added", **told, by=caller.user, address=caller.address)
 
@@ -141,6 +143,7 @@ class OwnAdministration(Administration):
         guard = _guard(caller, _USERS)
 
         def removed(_result: None) -> None:
+            self._logins.forget(name)
             _log.info("account removed", user=name, by=caller.user, address=caller.address)
 
         remove = partial(self._accounts.remove, name, guard, keep_administrator=True)
@@ -208,7 +211,7 @@ class OwnAdministration(Administration):
             then(result)
             return result
 
-        return await self._turns.take(source_of(caller.address), in_turn)
+        return await self._queue.run(Place.of_known(caller.user, source_of(caller.address)), in_turn)
 
 
 def _as_exchange_error(error: AccountRefused) -> ExchangeError:

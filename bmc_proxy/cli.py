@@ -202,8 +202,11 @@ def account_remove(state_dir: Path, name: str) -> None:
 
     Example: bmc-proxy account remove operator1 --state-dir /var/lib/bmc-proxy
     """
+    from bmc_proxy.known_sources import forget_on_disk
+
     state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
+    forget_on_disk(state_dir, name)
     click.echo(f"Account {name} removed.")
 
 

@@ -21,7 +21,7 @@ from bmc_proxy.errors import AuthFailed, AuthRequired, PropertyRefused
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Session, Sessions
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
 
 OLD, NEW = secret("the-old-password"), secret("the-new-password")
 HERE = "192.0.2.1"
@@ -51,11 +51,12 @@ class House:
         self.threads = Threads()
         self.accounts = AccountStore(directory)
         self.accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(OLD)))
-        clock, turns = Clock(), Turns()
-        self.logins = Logins(self.accounts, AccountChecker(self.accounts, self.threads.run), turns, clock.seconds)
+        clock = Clock()
+        queue = WorkQueue(clock.seconds)
+        self.logins = Logins(self.accounts, AccountChecker(self.accounts, self.threads.run), queue, clock.seconds)
         self.sessions = Sessions(clock.seconds, 1800)
         self.access = Access(self.accounts, self.sessions, OwnEntrance(self.logins, self.sessions))
-        self.administration = OwnAdministration(self.accounts, self.sessions, self.logins, turns, self.threads.run)
+        self.administration = OwnAdministration(self.accounts, self.sessions, self.logins, queue, self.threads.run)
 
     def log_in(self, password: str) -> tuple[Session, str] | BaseException:
         """Log in at once; return the session and its token, or the error."""
