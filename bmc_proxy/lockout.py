@@ -60,7 +60,7 @@ class Lockout:
     def __init__(self, known: KnownSources | None = None) -> None:
         self.known = known or KnownSources()
         self._accounts: dict[str, _Failures] = {}  # one of a name, so no more than there are accounts
-        self._strangers: OrderedDict[str, _Failures] = OrderedDict()  # the latest last
+        self._strangers = _Strangers()
         self._allowance = Allowance(FAILURES_PER_S, FAILURES_AT_ONCE)
 
     def wait_s(self, source: str, now: float) -> float:
@@ -101,7 +101,7 @@ class Lockout:
         if target.password_id:
             self._accounts[target.name] = failures
         else:
-            self._note_stranger(target.name, failures, now)
+            self._strangers.put(target.name, failures, now)
         return has_locked
 
     def succeeded(self, target: Target, source: str) -> None:
@@ -131,22 +131,40 @@ class Lockout:
 
     def _current(self, target: Target, now: float) -> _Failures | None:
         """Return the failures that still count; those of a lock that ended, of another password, or old ones do not."""
-        table = self._accounts if target.password_id else self._strangers
-        failures = table.get(target.name)
+        if not target.password_id:
+            return self._strangers.get(target.name, now)
+        failures = self._accounts.get(target.name)
         if failures is None or (failures.password_id == target.password_id and now < failures.ends_at):
             return failures
-        del table[target.name]
+        del self._accounts[target.name]
         return None
 
-    def _note_stranger(self, name: str, failures: _Failures, now: float) -> None:
-        """Keep the table bounded: what has ended goes first, then what is not locked, then what was locked first."""
-        strangers = self._strangers
-        strangers[name] = failures
-        strangers.move_to_end(name)
-        if len(strangers) > STRANGERS_LIMIT:
-            past = (each for each, its in strangers.items() if its.ends_at <= now)
-            unlocked = (each for each, its in strangers.items() if its.locked_until is None)
-            del strangers[next(past, next(unlocked, next(iter(strangers))))]
+
+class _Strangers:
+    """The failures against names that are no account's, of at most `STRANGERS_LIMIT`."""
+
+    def __init__(self) -> None:
+        # The oldest first, in both.
+        self._unlocked: OrderedDict[str, _Failures] = OrderedDict()
+        self._locked: OrderedDict[str, _Failures] = OrderedDict()
+
+    def get(self, name: str, now: float) -> _Failures | None:
+        """Return those that still count."""
+        failures = self._locked.get(name) or self._unlocked.get(name)
+        return failures if failures is not None and now < failures.ends_at else None
+
+    def put(self, name: str, failures: _Failures, now: float) -> None:
+        """Note the latest; where there are too many, what has ended goes first, then the oldest that is not locked."""
+        self._unlocked.pop(name, None)
+        if failures.locked_until is None:
+            self._locked.pop(name, None)
+            self._unlocked[name] = failures
+        else:
+            self._locked[name] = failures
+        if len(self._unlocked) + len(self._locked) > STRANGERS_LIMIT:
+            oldest = next(iter(self._locked.values()), None)
+            has_ended = oldest is not None and oldest.ends_at <= now
+            (self._locked if has_ended or not self._unlocked else self._unlocked).popitem(last=False)
 
 
 def _are_too_many(failing: dict[str, int], source: str) -> bool:
