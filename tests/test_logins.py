@@ -198,7 +198,7 @@ def test_stranger_pays_when_it_comes(house: House) -> None:
 
 
 def test_known_source_pays_when_its_turn_comes(house: House) -> None:
-    """A client that sends its right password with each of many requests at once is not refused any, once it is known."""
+    """Once it is known, a client may send its right password with each of many requests at once."""
     house.session()
     waiting = checks(house, 3 * FAILURES_AT_ONCE, HERE)
     for _ in waiting:
