@@ -101,7 +101,7 @@ class Front:
         self._agents.on_room = door.look
         roots = RootCache(config.state_dir, time.time, partial(not_usable, "stored root"), is_alone=self._is_alone)
         self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
-        self._publications = Publications(self._agents, time.time, config.deadline_s)
+        self._publications = Publications(self._agents, self._reactor, time.time, config.deadline_s)
         self._edge = self._new_edge(access, administration)
 
     def factory(self, option: str) -> IProtocolFactory:

@@ -52,6 +52,12 @@ def networks_of(source: str) -> Networks:
     return Networks(str(subnet.supernet(new_prefix=NETWORK_V6)), str(subnet.supernet(new_prefix=SITE_V6)))
 
 
+def path_of(address: str) -> tuple[str, str, str]:
+    """Return the outermost branches of an address in a fair queue: its network, its site, and the source itself."""
+    source = source_of(address)
+    return (*networks_of(source), source)
+
+
 def is_source(text: str) -> bool:
     """Return whether a text is what `source_of` makes of an IP address."""
     try:

@@ -137,7 +137,7 @@ def edge_in(
     door = Door(clock, agents, 256)
     agents.on_room = door.look
     exchange = Exchange(agents, door, RootCache(directory, clock.seconds, lambda _reason: None), 30)
-    publications = Publications(agents, clock.seconds, 30)
+    publications = Publications(agents, clock, clock.seconds, 30)
     dialects: list[Dialect] = [
         Phosphor(exchange, access),
         Ibm(exchange),

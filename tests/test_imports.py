@@ -35,6 +35,8 @@ TWISTED_AT = {
     "bmc_proxy.service",
     "bmc_proxy.logins",
     "bmc_proxy.publications",
+    "bmc_proxy.fair_slots",
+    "bmc_proxy.fetch_queue",
     "bmc_proxy.known_sources",
     "bmc_proxy.work_queue",
     "bmc_proxy.workers.crew",
