@@ -69,7 +69,7 @@ class Door:
         Whoever hangs up, or whose deadline passes, is to be cancelled, and is forgotten at once.
 
         Args:
-            path: whose turn it takes: address, account, connection.
+            path: whose turn it takes: network, site, source, account, connection.
             octets: that the request holds while it waits.
             deadline: before which a turn is of use.
 

@@ -12,7 +12,7 @@ from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
-from bmc_proxy.sources import source_of
+from bmc_proxy.sources import path_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
 
 # Of a few CAs, whose certificates come with every answer and do not change.
@@ -79,7 +79,7 @@ class Exchange:
             address=requester.address,
             csr=der,
         )
-        path = (source_of(requester.address), requester.user, requester.connection)
+        path = (*path_of(requester.address), requester.user, requester.connection)
         async with self._door.turn(path, len(der), deadline):
             signed = await self._agents.sign(record, deadline)
         leaf, *others = signed.chain

@@ -1,17 +1,23 @@
-"""Strangers that ask for certificates' status take turns: a quiet one is served beside a flood of any size."""
+"""Those that ask an agent for something take turns: a quiet one is served beside a flood of any size."""
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from publishing_agents import HELLO, NOT_FOUND
-from test_publications import Outcome, World
+from test_publications import DEADLINE_S, Outcome, World
 from twisted.internet.defer import CancelledError
 
+from bmc_proxy.agent_client import Agents
+from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentBusy, NothingThere
+from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.publications import ASKERS_WAITING, FETCHES_AT_ONCE, OCSP_AT_ONCE
+from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sources import path_of
-from protocol.records import GetPublished, OcspAnswer, PublicationKind
+from protocol.errors import ErrorCode
+from protocol.records import Error, GetPublished, OcspAnswer, PublicationKind, SignCsr
 
 QUIET = "203.0.113.1"
 GENERATIONS = HELLO.root_generation
@@ -138,3 +144,28 @@ def test_asker_past_the_places_is_refused_alone(world: World) -> None:
     assert fetched(world).count(GENERATIONS) == 1
     assert quiet.failure is NothingThere
     assert {each.failure for each in more} == {AgentBusy, NothingThere}
+
+
+@pytest.mark.parametrize("sources", FLOODS.values(), ids=FLOODS.keys())
+def test_quiet_requester_is_next_but_one(world: World, tmp_path: Path, sources: list[str]) -> None:
+    """A CSR from another network is at the agent after two answers, whatever sources of one network ask with it."""
+    agents = Agents([world.agent.link])
+    door = Door(world.clock, agents, limit=50)
+    agents.on_room = door.look
+    exchange = Exchange(agents, door, RootCache(tmp_path, world.now, lambda _reason: None), DEADLINE_S)
+
+    def sign(user: str, address: str, connection: int) -> Outcome:
+        requester = Requester(user, "basic", address, connection)
+        return Outcome(exchange.sign_csr(b"csr", requester, None, world.deadline))
+
+    flood = [sign("flood", sources[number % len(sources)], number) for number in range(300)]
+    world.agent.settle()
+    quiet = sign("quiet", QUIET, 300)
+    for _ in range(2):
+        world.agent.answer_oldest(Error(ErrorCode.CSR_POLICY, False, 0, "no"))
+
+    assert [each.user for each in world.agent.asked if isinstance(each, SignCsr)].count("quiet") == 1
+    assert quiet.failure is None
+    assert AgentBusy in [each.failure for each in flood]
+    for each in (*flood, quiet):
+        each.deferred.cancel()
