@@ -86,8 +86,8 @@ class Sessions:
     def open(self, user: str, password_id: str, address: str) -> tuple[Session, str]:
         """Open a session; return it and its token, 256 random bits.
 
-        At a cap the one idle longest ends: of this user's, or of the user that has the most of all, so that no accounts,
-        however many they open, end the sessions of one that has fewer.
+        At a cap the one idle longest ends: of this user's, or of the user that has the most of all. So accounts that
+        open as many as they may do not end the sessions of one that has fewer.
         """
         self._expire()
         of_user = [session for session in self._by_token.values() if session.user == user]
