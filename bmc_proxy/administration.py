@@ -198,9 +198,9 @@ class OwnAdministration(Administration):
     async def _changing(
         self, caller: Caller, change: Callable[[], Awaitable[_Result]], then: Callable[[_Result], None]
     ) -> _Result:
-        """Make a change in its turn, and then what belongs to it, whether or not anybody still waits for the answer."""
+        """Make a change when the queue runs it, and then what belongs to it, though its client hung up."""
 
-        async def in_turn() -> _Result:
+        async def make() -> _Result:
             try:
                 result = await change()
             except (AccountsUnusable, OSError) as error:
@@ -211,7 +211,7 @@ class OwnAdministration(Administration):
             then(result)
             return result
 
-        return await self._queue.run(Place.of_known(caller.user, source_of(caller.address)), in_turn)
+        return await self._queue.run(Place.of_known(caller.user, source_of(caller.address)), make)
 
 
 def _as_exchange_error(error: AccountRefused) -> ExchangeError:

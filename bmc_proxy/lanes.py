@@ -80,7 +80,7 @@ class Strangers:
             return Lane.NEW_NETWORK
         return Lane.NEW_SITE if is_new_site else Lane.SEEN
 
-    def had_no_turn(self, source: str, lane: Lane, now: float) -> None:
+    def was_displaced(self, source: str, lane: Lane, now: float) -> None:
         """Have the source count as new again after `RETRY_AFTER_S`: its check in a lane was displaced.
 
         Not at once: a flood that sends again at once would stay new.

@@ -1,4 +1,4 @@
-"""Logins: passwords checked one at a time, with what is known of failures before and after."""
+"""Logins: passwords checked in fair order, with what is known of failures before and after."""
 
 from collections.abc import Callable
 
@@ -77,7 +77,7 @@ class Logins:
         try:
             return await self._queue.run(place, lambda: self._check(user, password, source, address, is_paid=True))
         except TooManyRequests:
-            self._strangers.had_no_turn(source, lane, self._now())
+            self._strangers.was_displaced(source, lane, self._now())
             raise
 
     async def _check(self, user: str, password: str, source: str, address: str, *, is_paid: bool) -> Account:

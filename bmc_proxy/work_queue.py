@@ -29,8 +29,8 @@ _Result = TypeVar("_Result")
 _log = Logger()
 
 
-# Whose turn it is, over and over.
-_TURNS = (Lane.KNOWN, Lane.NEW_NETWORK, Lane.KNOWN, Lane.NEW_SITE, Lane.KNOWN, Lane.NEW_NETWORK, Lane.KNOWN, Lane.SEEN)
+# In which order lanes begin a task, over and over.
+_ORDER = (Lane.KNOWN, Lane.NEW_NETWORK, Lane.KNOWN, Lane.NEW_SITE, Lane.KNOWN, Lane.NEW_NETWORK, Lane.KNOWN, Lane.SEEN)
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +94,7 @@ class WorkQueue:
         self._at_once = at_once
         self._strangers_at_once = at_once - at_once // 4
         self._lanes = {lane: _queue_of(lane, lane.places(connections)) for lane in Lane}
-        self._turn = 0
+        self._at = 0
         self._running = 0
         self._strangers_running = 0
         self._held: Counter[str] = Counter()
@@ -147,14 +147,14 @@ class WorkQueue:
             self._is_beginning = False
 
     def _next(self) -> _Task | None:
-        for ahead in range(len(_TURNS)):
-            turn = (self._turn + ahead) % len(_TURNS)
-            lane = _TURNS[turn]
+        for ahead in range(len(_ORDER)):
+            at = (self._at + ahead) % len(_ORDER)
+            lane = _ORDER[at]
             if lane is not Lane.KNOWN and self._strangers_running >= self._strangers_at_once:
                 continue
             task = self._lanes[lane].take(self._is_ready)
             if task is not None:
-                self._turn = turn + 1
+                self._at = at + 1
                 return task
         return None
 

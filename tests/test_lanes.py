@@ -39,7 +39,7 @@ def test_displaced_stranger_is_new_again_after_retry_after(lane: Lane) -> None:
     if lane is SITE:
         strangers.lane_of("192.0.2.9", 0)
     assert strangers.lane_of("192.0.2.1", 0) is lane
-    strangers.had_no_turn("192.0.2.1", lane, 1)
+    strangers.was_displaced("192.0.2.1", lane, 1)
     assert strangers.lane_of("192.0.2.1", RETRY_AFTER_S + 0.9) is SEEN
     assert strangers.lane_of("192.0.2.1", RETRY_AFTER_S + 1) is lane
 
@@ -48,7 +48,7 @@ def test_displaced_stranger_that_was_seen_is_still_seen() -> None:
     """Being displaced makes nobody new that was not."""
     strangers = Strangers(WINDOW_S)
     strangers.lane_of("192.0.2.1", 0)
-    strangers.had_no_turn("192.0.2.1", SEEN, 1)
+    strangers.was_displaced("192.0.2.1", SEEN, 1)
     assert strangers.lane_of("192.0.2.1", RETRY_AFTER_S + 1) is SEEN
 
 
