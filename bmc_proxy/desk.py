@@ -49,9 +49,9 @@ class Desk:
             reactor, config.state_dir, self._hashing.run, partial(not_usable, "known sources")
         )
         is_pam, places = config.checker == "pam", config.max_connections
-        checks = WorkQueue(time.monotonic, PAM_THREADS if is_pam else 1, places)
+        checks = WorkQueue(reactor, PAM_THREADS if is_pam else 1, places)
         # Where PAM checks passwords, changes of accounts do not wait for it; else both hash, one at a time.
-        changes = WorkQueue(time.monotonic, 1, places) if is_pam else checks
+        changes = WorkQueue(reactor, 1, places) if is_pam else checks
         self._queues = (checks, changes)
         checker = self._checker(config, accounts)
         logins = Logins(accounts, checker, checks, time.monotonic, self._known.sources, are_apart=is_pam)

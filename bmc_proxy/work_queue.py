@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,8 +22,8 @@ from bmc_proxy.lanes import RETRY_AFTER_S, Lane, Place
 from runtime.fair_queue import FairQueue, Path
 
 CONNECTIONS = 512
-# Longer than a request's default deadline nobody waits.
-WAIT_LIMIT_S = 30.0
+# After which an asker is better told to come back than kept.
+WAIT_LIMIT_S = 10.0
 
 _Result = TypeVar("_Result")
 
@@ -37,12 +38,22 @@ _ORDER = (Lane.KNOWN, Lane.NEW_NETWORK, Lane.KNOWN, Lane.NEW_SITE, Lane.KNOWN, L
 class _Task:
     place: Place
     work: Callable[[], Awaitable[Any]]
-    since: float
     done: Deferred[Any] = field(default_factory=Deferred)
+    is_waiting: bool = True
+    timer: IDelayedCall | None = None
 
     @property
     def is_known(self) -> bool:
         return self.place.lane is Lane.KNOWN
+
+    def waits_no_more(self) -> None:
+        self.is_waiting = False
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+
+    def refuse(self) -> None:
+        self.waits_no_more()
+        self.done.errback(TooManyRequests(RETRY_AFTER_S))
 
 
 class _Queue(Protocol):
@@ -55,6 +66,8 @@ class _Queue(Protocol):
     def take(self, is_ready: Callable[[_Task], bool] = ...) -> _Task | None: ...
 
     def shed(self, newest: Path) -> list[_Task]: ...
+
+    def withdraw(self, path: Path, item: _Task) -> bool: ...
 
 
 class _Stack:
@@ -79,18 +92,22 @@ class _Stack:
     def shed(self, _newest: Path) -> list[_Task]:
         return [self._tasks.popleft() for _ in range(len(self._tasks) - self._limit)]
 
+    def withdraw(self, _path: Path, task: _Task) -> bool:
+        self._tasks.remove(task)
+        return True
+
 
 class WorkQueue:
     """Runs tasks in fair turns.
 
     Args:
-        now: seconds, of a clock that goes forward.
+        clock: the reactor, or a `Clock`.
         at_once: how many run at the same time; of more than one, a quarter is kept for the KNOWN lane.
         connections: how many clients may be connected, which bounds how many tasks wait.
     """
 
-    def __init__(self, now: Callable[[], float], at_once: int = 1, connections: int = CONNECTIONS) -> None:
-        self._now = now
+    def __init__(self, clock: IReactorTime, at_once: int = 1, connections: int = CONNECTIONS) -> None:
+        self._clock = clock
         self._at_once = at_once
         self._strangers_at_once = at_once - at_once // 4
         self._lanes = {lane: _queue_of(lane, lane.places(connections)) for lane in Lane}
@@ -112,16 +129,18 @@ class WorkQueue:
         A caller that gives up changes nothing for the work: it is done, and counted, all the same.
 
         Raises:
-            TooManyRequests: the lane is full of tasks with shorter branches, the task waited too long, or the queue is
-                closed.
+            TooManyRequests: the lane is full of tasks with shorter branches, the task waited for `WAIT_LIMIT_S`, or the
+                queue is closed.
         """
         if self._is_closed:
             raise TooManyRequests(RETRY_AFTER_S)
-        task, lane = _Task(place, work, self._now()), self._lanes[place.lane]
+        task, lane = _Task(place, work), self._lanes[place.lane]
         lane.put(place.path, task, octets=0)
         self._begin()
         for displaced in lane.shed(place.path):
-            _refuse(displaced)
+            displaced.refuse()
+        if task.is_waiting:
+            task.timer = self._clock.callLater(WAIT_LIMIT_S, self._expire, task)
         result: _Result = await task.done
         return result
 
@@ -130,7 +149,11 @@ class WorkQueue:
         self._is_closed = True
         for lane in self._lanes.values():
             while (task := lane.take()) is not None:
-                _refuse(task)
+                task.refuse()
+
+    def _expire(self, task: _Task) -> None:
+        self._lanes[task.place.lane].withdraw(task.place.path, task)
+        task.refuse()
 
     def _begin(self) -> None:
         """Begin as many tasks as may run. A task that ends at once begins the next one here: in a loop, not nested."""
@@ -139,10 +162,7 @@ class WorkQueue:
         self._is_beginning = True
         try:
             while self._running < self._at_once and (task := self._next()) is not None:
-                if self._now() - task.since > WAIT_LIMIT_S:
-                    _refuse(task)
-                else:
-                    self._start(task)
+                self._start(task)
         finally:
             self._is_beginning = False
 
@@ -162,6 +182,7 @@ class WorkQueue:
         return not any(self._held[key] for key in task.place.keys)
 
     def _start(self, task: _Task) -> None:
+        task.waits_no_more()
         self._running += 1
         self._strangers_running += not task.is_known
         self._held.update(task.place.keys)
@@ -189,7 +210,3 @@ def _failed(failure: Failure, task: _Task) -> None:
     if task.done.called and not isinstance(failure.value, ExchangeError):
         _log.failure("work that nobody waits for failed", failure)
     task.done.errback(failure)
-
-
-def _refuse(task: _Task) -> None:
-    task.done.errback(TooManyRequests(RETRY_AFTER_S))

@@ -129,7 +129,7 @@ def edge_in(
     accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
 
     sessions = Sessions(clock.seconds, 1800)
-    queue = WorkQueue(clock.seconds)
+    queue = WorkQueue(clock)
     logins = Logins(accounts, AccountChecker(accounts, hashing), queue, clock.seconds)
     access = Access(accounts, sessions, OwnEntrance(logins, sessions))
     administration = OwnAdministration(accounts, sessions, logins, queue, hashing)

@@ -55,7 +55,7 @@ class House:
         self.accounts = AccountStore(directory)
         self.accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(OLD)))
         clock = self.clock = Clock()
-        queue = WorkQueue(clock.seconds)
+        queue = WorkQueue(clock)
         self.known_sources = KnownSources()
         checker = AccountChecker(self.accounts, self.threads.run)
         self.logins = Logins(self.accounts, checker, queue, clock.seconds, self.known_sources)
@@ -228,6 +228,8 @@ def test_names_get_no_lane_of_their_own(house: House) -> None:
     for user in ("oper", "nobody"):
         waiting = checks(house, FAILURES_AT_ONCE + 1, HERE, user)
         assert isinstance(result_of(waiting.pop()), TooManyRequests)
+        for each in waiting:
+            each.addErrback(lambda failure: failure.trap(AuthFailed, TooManyRequests))
         house.clock.advance(FAILURES_AT_ONCE / FAILURES_PER_S)
 
 

@@ -21,7 +21,7 @@ class Work:
 
     def __init__(self, at_once: int = 1, connections: int = CONNECTIONS) -> None:
         self.clock = Clock()
-        self.queue = WorkQueue(self.clock.seconds, at_once, connections)
+        self.queue = WorkQueue(self.clock, at_once, connections)
         self.begun: list[str] = []
         self.results: dict[str, object] = {}
         self.waits: dict[str, Deferred[str]] = {}
@@ -207,20 +207,22 @@ def test_lanes_share_the_turns() -> None:
     assert counts == {"k": 16, "n": 8, "i": 4, "s": 4}
 
 
-def test_task_that_waited_too_long_is_refused() -> None:
-    """What has waited for longer than a request may take is not begun, up to that it is."""
+@pytest.mark.parametrize("place", [seen(), new(SOURCE), Place.of_known("root", SOURCE)], ids=["seen", "new", "known"])
+def test_task_that_waits_too_long_is_refused(place: Place) -> None:
+    """After ten seconds, up to which it may begin; it is not run any more, and leaves its place to others."""
     work = Work()
-    for name in ("runs", "in time"):
-        work.put(name, seen())
-    work.clock.advance(1)
-    work.put("later", seen())
-    work.clock.advance(WAIT_LIMIT_S - 1)
+    for name in ("runs", "in time", "late"):
+        work.put(name, place)
+    work.clock.advance(WAIT_LIMIT_S - 0.1)
     work.end()
-    assert work.begun == ["runs", "in time"]
-    work.clock.advance(1.1)
+    assert len(work.begun) == 2
+    assert work.refused() == []
+    work.clock.advance(0.1)
+    assert len(work.refused()) == 1
+    assert work.queue.waiting == 0
     work.end()
-    assert work.begun == ["runs", "in time"]
-    assert work.refused() == ["later"]
+    assert len(work.begun) == 2
+    assert work.clock.getDelayedCalls() == []
 
 
 def test_keys_keep_tasks_apart() -> None:

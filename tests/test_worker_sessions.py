@@ -137,7 +137,7 @@ def test_password_that_is_set_waits_for_the_workers(tmp_path: Path) -> None:
     async def confirm() -> None:
         await next(waiting_for)
 
-    sessions, queue = SharedSessions(Clock().seconds, IDLE_S, told.append, confirm), WorkQueue(Clock().seconds)
+    sessions, queue = SharedSessions(Clock().seconds, IDLE_S, told.append, confirm), WorkQueue(Clock())
     logins = Logins(accounts, AccountChecker(accounts, maybeDeferred), queue, Clock().seconds)
     administration = OwnAdministration(accounts, sessions, logins, queue, maybeDeferred)
     before = accounts.all()["root"]
