@@ -27,8 +27,8 @@ from bmc_proxy.lanes import Place
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Sessions
-from bmc_proxy.sources import source_of
 from bmc_proxy.work_queue import WorkQueue
+from runtime.networks import source_of
 
 _USERS = frozenset({Privilege.CONFIGURE_USERS})
 _SELF = frozenset({Privilege.CONFIGURE_SELF})

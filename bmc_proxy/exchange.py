@@ -12,8 +12,8 @@ from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable
 from bmc_proxy.root_cache import RootCache
-from bmc_proxy.sources import path_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
+from runtime.networks import path_of
 
 # Of a few CAs, whose certificates come with every answer and do not change.
 _ca_to_pem = lru_cache(8)(to_pem)

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from bmc_proxy.sources import is_source
 from runtime.files import FileRefused, read_secret, remove_leftovers, replace_file
+from runtime.networks import is_source
 
 FILE_NAME = "known-sources.json"
 SOURCES_PER_ACCOUNT = 32

@@ -15,8 +15,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, unique
 
-from bmc_proxy.sources import SOURCES_LIMIT, networks_of
+from bmc_proxy.sources import SOURCES_LIMIT
 from runtime.fair_queue import Path
+from runtime.networks import networks_of
 
 LEAST_PLACES = 8
 # Of a task that was displaced.

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bmc_proxy.known_sources import KnownSources
-from bmc_proxy.sources import Allowance, networks_of
+from bmc_proxy.sources import Allowance
+from runtime.networks import networks_of
 
 LOCK_AFTER = 5
 LOCK_S = 300.0

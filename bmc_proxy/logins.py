@@ -12,8 +12,8 @@ from bmc_proxy.known_sources import KnownSources
 from bmc_proxy.lanes import Place, Strangers
 from bmc_proxy.lockout import LOCK_S, Lockout, Target
 from bmc_proxy.passwords import is_possible
-from bmc_proxy.sources import source_of
 from bmc_proxy.work_queue import WorkQueue
+from runtime.networks import source_of
 
 _log = Logger()
 

@@ -15,9 +15,9 @@ from bmc_proxy.errors import AgentBusy, NothingThere
 from bmc_proxy.exchange import Exchange, Requester
 from bmc_proxy.publications import ASKERS_WAITING, FETCHES_AT_ONCE, OCSP_AT_ONCE
 from bmc_proxy.root_cache import RootCache
-from bmc_proxy.sources import path_of
 from protocol.errors import ErrorCode
 from protocol.records import Error, GetPublished, OcspAnswer, PublicationKind, SignCsr
+from runtime.networks import path_of
 
 QUIET = "203.0.113.1"
 GENERATIONS = HELLO.root_generation

@@ -25,7 +25,6 @@ from bmc_proxy.publications import (
     OcspResponse,
     Publications,
 )
-from bmc_proxy.sources import path_of
 from protocol.errors import ErrorCode
 from protocol.records import (
     MAX_PART,
@@ -37,6 +36,7 @@ from protocol.records import (
     Published,
     Request,
 )
+from runtime.networks import path_of
 
 CRL = bytes(at % 251 for at in range(2 * MAX_PART + 5))
 DEADLINE_S = 30.0

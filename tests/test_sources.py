@@ -3,7 +3,8 @@
 import pytest
 
 from bmc_proxy.http.crowd import Crowd, Member
-from bmc_proxy.sources import SOURCES_LIMIT, Allowance, is_source, networks_of, source_of
+from bmc_proxy.sources import SOURCES_LIMIT, Allowance
+from runtime.networks import is_source, networks_of, source_of
 
 
 @pytest.mark.parametrize(

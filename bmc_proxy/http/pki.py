@@ -17,10 +17,10 @@ from types import MappingProxyType
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, NothingThere
 from bmc_proxy.http.call import Call, Problem, Reply, Route, Routes
 from bmc_proxy.publications import Publications
-from bmc_proxy.sources import path_of
 from protocol.der import SEQUENCE, DerError, read
 from protocol.records import MAX_OCSP_REQUEST
 from runtime.fair_queue import Path
+from runtime.networks import path_of
 
 CACHED_AT_MOST_S = 3600
 OCSP_REQUEST, OCSP_RESPONSE = "application/ocsp-request", "application/ocsp-response"
