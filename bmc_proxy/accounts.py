@@ -145,11 +145,15 @@ class AccountStore:
         state_dir: exists.
         report: is told, once until it works again, why a changed file cannot be read; what was read last then stays.
 
+    Attributes:
+        on_change: called with the accounts where another version of the file was read.
+
     Raises:
         AccountsUnusable: the file is there and cannot be used.
     """
 
     def __init__(self, state_dir: Path, report: Callable[[str], None] = lambda _reason: None) -> None:
+        self.on_change: Guard = _anybody
         self._path = state_dir / FILE_NAME
         self._report = report
         self._reported = False
@@ -251,6 +255,7 @@ class AccountStore:
         # The stamp is from before reading: what is written meanwhile is seen the next time.
         self._accounts = MappingProxyType(_read(self._path))
         self._seen = stamp
+        self.on_change(self._accounts)
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

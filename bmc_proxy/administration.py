@@ -31,11 +31,12 @@ from bmc_proxy.errors import (
     PropertyRefused,
     VersionGone,
 )
+from bmc_proxy.lanes import Place
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Sessions
-from bmc_proxy.sources import source_of
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
+from runtime.networks import source_of
 
 _USERS = frozenset({Privilege.CONFIGURE_USERS})
 _SELF = frozenset({Privilege.CONFIGURE_SELF})
@@ -132,7 +133,7 @@ class OwnAdministration(Administration):
         accounts: who there is.
         sessions: learns of the new password of whoever changes its own.
         logins: knows which of them are locked.
-        turns: where hashing takes its turn.
+        queue: runs the changes, which hash passwords.
         in_thread: runs a blocking callable off the reactor thread.
         has_passwords: as for `Administration`.
     """
@@ -142,7 +143,7 @@ class OwnAdministration(Administration):
         accounts: AccountStore,
         sessions: Sessions,
         logins: Logins,
-        turns: Turns,
+        queue: WorkQueue,
         in_thread: InThread,
         *,
         has_passwords: bool = True,
@@ -150,7 +151,7 @@ class OwnAdministration(Administration):
         super().__init__(accounts, has_passwords=has_passwords)
         self._sessions = sessions
         self._logins = logins
-        self._turns = turns
+        self._queue = queue
         self._in_thread = in_thread
 
     async def is_locked(self, name: str) -> bool:
@@ -172,6 +173,7 @@ class OwnAdministration(Administration):
             return account
 
         def added(account: Account) -> None:
+            self._logins.forget(account.name)  # of an earlier account of this name
             told = {"user": account.name, "role": role.value}
             _log.info("account added", **told, by=caller.user, address=caller.address)
 
@@ -186,6 +188,7 @@ class OwnAdministration(Administration):
             await self._in_thread(partial(self._accounts.remove, name, guard, keep_administrator=True))
 
         def removed(_result: None) -> None:
+            self._logins.forget(name)
             _log.info("account removed", user=name, by=caller.user, address=caller.address)
 
         await self._changing(caller, remove, removed)
@@ -262,9 +265,9 @@ class OwnAdministration(Administration):
     async def _changing(
         self, caller: Caller, change: Callable[[], Awaitable[_Result]], then: Callable[[_Result], None]
     ) -> _Result:
-        """Make a change in its turn, and then what belongs to it, whether or not anybody still waits for the answer."""
+        """Make a change when the queue runs it, and then what belongs to it, though its client hung up."""
 
-        async def in_turn() -> _Result:
+        async def make() -> _Result:
             try:
                 result = await change()
             except (AccountsUnusable, OSError) as error:
@@ -275,7 +278,7 @@ class OwnAdministration(Administration):
             then(result)
             return result
 
-        return await self._turns.take(source_of(caller.address), in_turn)
+        return await self._queue.run(Place.of_known(caller.user, source_of(caller.address)), make)
 
 
 def _as_exchange_error(error: AccountRefused) -> ExchangeError:

@@ -11,8 +11,8 @@ import click
 from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUnusable, Role
 from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
+from runtime.cli_output import print_line
 from runtime.errors import ConfigError
-from runtime.printable import printable
 from runtime.settings import Settings
 from runtime.telling import telling
 
@@ -188,7 +188,7 @@ def account_add(state_dir: Path, name: str, role: str, password_stdin: bool, no_
     state_directory.make(state_dir)
     password_hash = None if no_password else _hash_from_stdin()
     AccountStore(state_dir).add(Account(name, Role(role), password_hash))
-    _echo(f"Account {name} added.")
+    print_line(f"Account {name} added.")
 
 
 @account.command("list")
@@ -214,7 +214,7 @@ def account_list(state_dir: Path, as_json: bool) -> None:
         return
     for row in rows:
         notes = ["disabled"] * (not row["enabled"]) + ["no password"] * (not row["has_password"])
-        _echo("  ".join([str(row["name"]), str(row["role"]), *notes]))
+        print_line("  ".join([str(row["name"]), str(row["role"]), *notes]))
 
 
 @account.command("remove")
@@ -226,9 +226,12 @@ def account_remove(state_dir: Path, name: str) -> None:
 
     Example: bmc-proxy account remove operator1 --state-dir /var/lib/bmc-proxy
     """
+    from bmc_proxy.known_sources import forget_on_disk
+
     state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
-    _echo(f"Account {name} removed.")
+    forget_on_disk(state_dir, name)
+    print_line(f"Account {name} removed.")
 
 
 @account.command("set-password")
@@ -250,18 +253,13 @@ def account_set_password(state_dir: Path, name: str, password_stdin: bool, check
     state_directory.make(state_dir)
     password_hash = _hash_from_stdin()
     AccountStore(state_dir).change(name, lambda account: replace(account, password_hash=password_hash))
-    _echo(f"Account {name} has a new password.")
+    print_line(f"Account {name} has a new password.")
 
 
 def _refuse_for_pam(checker: str, instead: str) -> None:
     """Raise ConfigError where a password would be kept and never asked for."""
     if checker == "pam":
         raise ConfigError(f"--checker pam: passwords are PAM's, and one that is kept here lets nobody in. {instead}")
-
-
-def _echo(text: str) -> None:
-    """Print a line, whatever a name in it holds and whatever the terminal can show."""
-    click.echo(printable(text, sys.stdout.encoding))
 
 
 def _hash_from_stdin() -> str:

@@ -69,7 +69,7 @@ class Door:
         Whoever hangs up, or whose deadline passes, is to be cancelled, and is forgotten at once.
 
         Args:
-            path: whose turn it takes: address, account, connection.
+            path: whose turn it takes: network, site, source, account, connection.
             octets: that the request holds while it waits.
             deadline: before which a turn is of use.
 
@@ -84,8 +84,7 @@ class Door:
             self._turns.pop(entrant).begin()
 
         def refuse(wait_s: float) -> None:
-            retry_after_ms = min(LONGEST_RETRY_AFTER_MS, FIRST_RETRY_AFTER_MS + round(wait_s * 1000))
-            self._turns.pop(entrant).refuse(AgentBusy(retry_after_ms))
+            self._turns.pop(entrant).refuse(busy(wait_s))
 
         entrant = Entrant(path, octets, deadline.ends_at, start, refuse)
         return Turn(self, entrant)
@@ -145,3 +144,8 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._door.leave(self._entrant)
+
+
+def busy(wait_s: float) -> AgentBusy:
+    """Return the refusal of a request for which there may be room after so many seconds."""
+    return AgentBusy(min(LONGEST_RETRY_AFTER_MS, FIRST_RETRY_AFTER_MS + round(wait_s * 1000)))

@@ -13,8 +13,8 @@ from bmc_proxy.deadline import Deadline
 from bmc_proxy.door import Door
 from bmc_proxy.errors import AgentTimeout, AgentUnavailable, Forbidden
 from bmc_proxy.root_cache import RootCache
-from bmc_proxy.sources import source_of
 from protocol.records import NO_IDEMPOTENCY_KEY, Chain, SignCsr
+from runtime.networks import path_of
 
 # Of a few CAs, whose certificates come with every answer and do not change.
 _ca_to_pem = lru_cache(8)(to_pem)
@@ -85,7 +85,7 @@ class Exchange:
             raise Forbidden(
                 "An account of this name may not have CSRs signed: the agent records its own acts under it."
             )
-        path = (source_of(requester.address), requester.user, requester.connection)
+        path = (*path_of(requester.address), requester.user, requester.connection)
         async with self._door.turn(path, len(der), deadline):
             signed = await self._agents.sign(record, deadline)
         leaf, *others = signed.chain

@@ -118,7 +118,7 @@ class Front:
         report = partial(not_usable, "stored root")
         roots = RootCache(config.state_dir, time.time, time.monotonic, report, is_alone=self._is_alone)
         self._exchange = Exchange(self._agents, door, roots, config.deadline_s)
-        self._publications = Publications(self._agents, time.time, config.deadline_s)
+        self._publications = Publications(self._agents, self._reactor, time.time, config.deadline_s)
         self._edge = self._new_edge(access, administration)
 
     def factory(self, option: str) -> IProtocolFactory:

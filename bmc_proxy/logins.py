@@ -1,4 +1,4 @@
-"""Logins: passwords checked one at a time, with what is known of failures before and after."""
+"""Logins: passwords checked in fair order, with what is known of failures before and after."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,12 @@ from twisted.logger import Logger
 from bmc_proxy.accounts import NAME, Account, AccountStore
 from bmc_proxy.checkers import is_let_in
 from bmc_proxy.errors import AuthFailed, TooManyRequests
-from bmc_proxy.lockout import Lockout, Target
+from bmc_proxy.known_sources import KnownSources
+from bmc_proxy.lanes import Place, Strangers
+from bmc_proxy.lockout import LOCK_S, Lockout, Target
 from bmc_proxy.passwords import is_possible
-from bmc_proxy.sources import source_of
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
+from runtime.networks import source_of
 
 _log = Logger()
 
@@ -20,20 +22,22 @@ class Logins:
     """Checks passwords.
 
     Args:
-        accounts: who there is.
+        accounts: the accounts.
         checker: says whether a password is right.
-        turns: where hashing takes its turn.
+        queue: runs the checks.
         now: seconds, of a clock that goes forward.
-        are_apart: only logins of the same source and of the same user take turns, for a checker that is slow and
-            takes little of this machine.
+        known: from where somebody logged in before.
+        are_apart: several checks may run at once, of different sources and users: for a checker that is slow and takes
+            little of this machine.
     """
 
     def __init__(
         self,
         accounts: AccountStore,
         checker: ICredentialsChecker,
-        turns: Turns,
+        queue: WorkQueue,
         now: Callable[[], float],
+        known: KnownSources | None = None,
         *,
         are_apart: bool = False,
     ) -> None:
@@ -41,8 +45,10 @@ class Logins:
         self._accounts = accounts
         self._checker = checker
         self._now = now
-        self._turns = turns
-        self._lockout = Lockout()
+        self._queue = queue
+        self._lockout = Lockout(known)
+        self._strangers = Strangers(LOCK_S)
+        accounts.on_change = self._lockout.keep
 
     async def check(self, user: str, password: str, address: str) -> Account:
         """Return the account that a name and a password let in. Raises AuthFailed or TooManyRequests."""
@@ -55,21 +61,41 @@ class Logins:
             raise AuthFailed
         # One at a time, so that no try starts before the failures of those before it are counted.
         keys = (f"source {source}", f"user {user}") if self._are_apart else ()
-        return await self._turns.take(source, lambda: self._check_in_turn(user, password, source, address), *keys)
-
-    async def _check_in_turn(self, user: str, password: str, source: str, address: str) -> Account:
+        if self._lockout.known.has(user, source):
+            # Many requests at once, each with Basic credentials, have paid for the ones before when their turn comes.
+            place = Place.of_known(user, source, keys)
+            return await self._queue.run(place, lambda: self._check(user, password, source, address, is_paid=False))
+        # A stranger pays when it comes: it takes no more places than it may try passwords.
         self._begin(source)
+        return await self._check_of_stranger(user, password, source, address, keys)
+
+    async def _check_of_stranger(
+        self, user: str, password: str, source: str, address: str, keys: tuple[str, ...]
+    ) -> Account:
+        lane = self._strangers.lane_of(source, self._now())
+        place = Place.of_stranger(lane, user, source, keys)
+        try:
+            return await self._queue.run(place, lambda: self._check(user, password, source, address, is_paid=True))
+        except TooManyRequests:
+            self._strangers.was_displaced(source, lane, self._now())
+            raise
+
+    async def _check(self, user: str, password: str, source: str, address: str, *, is_paid: bool) -> Account:
+        """Check a password, in its turn."""
+        if not is_paid:
+            self._begin(source)
         target = self._lock_of(user)
         if self._lockout.is_closed(target, source, self._now()):
             raise AuthFailed
         is_right = await is_let_in(self._checker, user, password)
         account = self._accounts.get(user)
         # The password may have been changed while this one was checked, which then lets nobody in.
-        if not is_right or account is None or not account.enabled or self._lock_of(user) != target:
+        target_now = self._lock_of(user)
+        if not is_right or account is None or not account.enabled or target_now != target:
             # The name only where it is one: people type passwords into the field for names.
             told = user if account is not None else "-"
             _log.warn("login failed", user=told, address=address)
-            if self._lockout.failed(target, source, self._now()):
+            if self._lockout.failed(target_now, source, self._now()):
                 _log.warn("account locked", user=told, address=address)
             raise AuthFailed
         self._lockout.succeeded(target, source)
@@ -92,3 +118,7 @@ class Logins:
     def unlock(self, name: str) -> None:
         """Forget the failures against an account."""
         self._lockout.clear(self._lock_of(name))
+
+    def forget(self, name: str) -> None:
+        """Forget the failures against an account that is no more, and from where somebody logged in to it."""
+        self._lockout.forget(name)

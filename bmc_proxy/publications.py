@@ -9,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from bmc_proxy.agent_client import Agents, published_by
 from bmc_proxy.agent_link import AgentLink
@@ -22,20 +20,24 @@ from bmc_proxy.errors import (
     AgentFailed,
     AgentTimeout,
     AgentUnavailable,
-    ExchangeError,
     NothingThere,
     NotPublished,
 )
+from bmc_proxy.fair_slots import FairSlots
+from bmc_proxy.fetch_queue import FetchQueue
 from bmc_proxy.fetching import Fetching, Publication
 from protocol.records import PublicationKind
+from runtime.fair_queue import Path
 
 # What is kept, and beside it what is being fetched.
 ENTRIES_LIMIT = 16
 OCTETS_LIMIT = 32 * 1024 * 1024
 PUBLICATION_LIMIT = 16 * 1024 * 1024
-FETCHES_LIMIT = 16
+FETCHES_AT_ONCE = 16
 # Strangers ask for OCSP; most of what an agent takes at once is for signing.
 OCSP_AT_ONCE = 16
+# How many askers wait in fair turns beside these, of each kind.
+ASKERS_WAITING = 64
 # Where the agent itself has nothing newer than what is past its next update, it is not asked with each request.
 OVERDUE_RECHECK_S = 10.0
 
@@ -66,55 +68,60 @@ class Publications:
 
     Args:
         agents: who publishes.
+        clock: the reactor, or a `Clock`.
         now: seconds since 1970-01-01 UTC.
         deadline_s: how long a fetch may take, for however many wait for it.
     """
 
-    def __init__(self, agents: Agents, now: Callable[[], float], deadline_s: float) -> None:
+    def __init__(self, agents: Agents, clock: IReactorTime, now: Callable[[], float], deadline_s: float) -> None:
         self._agents = agents
+        self._clock = clock
         self._now = now
         self._deadline_s = deadline_s
         self._news = 0
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
-        self._waiting: dict[_Key, list[Deferred[Publication]]] = {}
+        self._fetches = FetchQueue(clock.seconds, self._fetch, FETCHES_AT_ONCE, ASKERS_WAITING)
+        self._ocsp_slots = FairSlots(clock.seconds, OCSP_AT_ONCE, ASKERS_WAITING)
         self._reserved = 0
-        self._ocsp_under_way = 0
 
-    async def crl(self, generation: int, deadline: Deadline) -> Publication:
+    async def crl(self, generation: int, asker: Path, deadline: Deadline) -> Publication:
         """Return the CRL of a root generation's issuer.
+
+        Args:
+            asker: the branches in which it takes turns with others.
 
         Raises:
             ExchangeError: NothingThere where there is none; AgentUnavailable, AgentBusy or AgentTimeout where the agent
                 cannot be asked and none is kept whose next update lies ahead; AgentFailed.
         """
-        return await self._get((PublicationKind.CRL, generation), deadline)
+        return await self._get((PublicationKind.CRL, generation), asker, deadline)
 
-    async def ca_certificates(self, generation: int, deadline: Deadline) -> Publication:
-        """Return the CA certificates of a root generation. Raises as `crl` does."""
-        return await self._get((PublicationKind.CA_CERTIFICATES, generation), deadline)
+    async def ca_certificates(self, generation: int, asker: Path, deadline: Deadline) -> Publication:
+        """Return the CA certificates of a root generation. Arguments and errors as for `crl`."""
+        return await self._get((PublicationKind.CA_CERTIFICATES, generation), asker, deadline)
 
-    async def ocsp(self, request: bytes, deadline: Deadline) -> OcspResponse:
+    async def ocsp(self, request: bytes, asker: Path, deadline: Deadline) -> OcspResponse:
         """Return the response to an OCSP request of 1 to `MAX_OCSP_REQUEST` octets.
 
+        Args:
+            asker: as for `crl`.
+
         Raises:
-            ExchangeError: NothingThere where no agent has a responder; any of the agent's failures.
+            ExchangeError: NothingThere where no agent has a responder; any of the agent's failures; AgentBusy where
+                there is no room, or not before the deadline.
         """
-        if self._ocsp_under_way >= OCSP_AT_ONCE:
-            raise AgentBusy
-        self._ocsp_under_way += 1
         try:
-            answer = await self._agents.ocsp(request, deadline)
+            async with self._ocsp_slots.slot(asker, len(request), deadline):
+                answer = await self._agents.ocsp(request, deadline)
         except NotPublished as error:
             raise NothingThere from error
-        finally:
-            self._ocsp_under_way -= 1
         return OcspResponse(answer.response, answer.expires_ms / 1000 if answer.expires_ms else None)
 
     def look_anew(self) -> None:
         """An agent said that there is something new, or may have something new: what is kept is asked for again."""
         self._news += 1
 
-    async def _get(self, key: _Key, deadline: Deadline) -> Publication:
+    async def _get(self, key: _Key, asker: Path, deadline: Deadline) -> Publication:
         kept = self._kept.get(key)
         if kept is not None and self._is_current(kept):
             self._kept.move_to_end(key)
@@ -122,7 +129,7 @@ class Publications:
         if kept is None and 0 < self._agents.root_generation < key[1]:
             raise NothingThere  # whoever counts upwards costs the agent nothing
         try:
-            return await deadline.limit(self._fetched(key, deadline.clock))
+            return await deadline.limit(self._fetches.get(key, asker, deadline))
         except NotPublished as error:
             raise NothingThere from error
         except (AgentUnavailable, AgentBusy, AgentTimeout) as error:
@@ -147,40 +154,9 @@ class Publications:
             return True
         return kept.checked_at >= next_update and 0 <= self._now() - kept.checked_at < OVERDUE_RECHECK_S
 
-    # One fetch at a time of each publication, for all who wait for it
-
-    def _fetched(self, key: _Key, clock: IReactorTime) -> Deferred[Publication]:
-        """Join the fetch that is under way, or begin one. Who gives up changes nothing for it."""
-        waiting = self._waiting.get(key)
-        is_first = waiting is None
-        if waiting is None:
-            if len(self._waiting) >= FETCHES_LIMIT:
-                raise AgentBusy
-            waiting = self._waiting[key] = []
-        mine: Deferred[Publication] = Deferred(waiting.remove)
-        waiting.append(mine)
-        if is_first:
-            # Not the first one's deadline: others may have more time.
-            deadline = Deadline.after(clock, self._deadline_s)
-            Deferred.fromCoroutine(self._fetch(key, deadline)).addCallbacks(
-                partial(self._tell, key), partial(self._tell_failure, key)
-            )
-        return mine
-
-    def _tell(self, key: _Key, publication: Publication) -> None:
-        waiting = self._waiting.pop(key)
-        while waiting:  # whoever is told may make another give up
-            waiting.pop(0).callback(publication)
-
-    def _tell_failure(self, key: _Key, failure: Failure) -> None:
-        waiting = self._waiting.pop(key)
-        if not waiting and not failure.check(ExchangeError):
-            _log.failure("a fetch that nobody waits for failed", failure)
-        while waiting:
-            waiting.pop(0).errback(failure)
-
-    async def _fetch(self, key: _Key, deadline: Deadline) -> Publication:
-        news = self._news
+    async def _fetch(self, key: _Key) -> Publication:
+        # Not the first asker's deadline: others may have more time.
+        news, deadline = self._news, Deadline.after(self._clock, self._deadline_s)
         try:
             publication = await self._agents.work_with_one(partial(self._fetch_from, key, deadline), deadline)
         except NotPublished:

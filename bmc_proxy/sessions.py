@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,13 +84,19 @@ class Sessions:
         self._by_token: dict[bytes, Session] = {}  # the longest unused first
 
     def open(self, user: str, password_id: str, address: str) -> tuple[Session, str]:
-        """Open a session; return it and its token, 256 random bits. At a cap the one idle longest ends."""
+        """Open a session; return it and its token, 256 random bits.
+
+        At a cap the one idle longest ends: of this user's, or of the user that has the most of all. So accounts that
+        open as many as they may do not end the sessions of one that has fewer.
+        """
         self._expire()
         of_user = [session for session in self._by_token.values() if session.user == user]
         if len(of_user) >= self._per_user_limit:
             self.close(of_user[0])
         if len(self._by_token) >= self._limit:
-            self.close(next(iter(self._by_token.values())))
+            counts = Counter(session.user for session in self._by_token.values())
+            most = max(counts.values())
+            self.close(next(each for each in self._by_token.values() if counts[each.user] == most))
         token, now = secrets.token_urlsafe(TOKEN_OCTETS), self._now()
         session = Session(
             id=secrets.token_hex(8),

@@ -1,24 +1,10 @@
 """Sources: where requests come from, and how much each may ask for, in bounded memory."""
 
-import ipaddress
 from collections import OrderedDict
-from functools import lru_cache
+
+from runtime.networks import source_of as source_of
 
 SOURCES_LIMIT = 4096
-
-
-@lru_cache(SOURCES_LIMIT)
-def source_of(address: str) -> str:
-    """Return what counts as one source: an IPv4 address, an IPv6 /64, "unix"."""
-    try:
-        host = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(host, ipaddress.IPv6Address):
-        if host.ipv4_mapped is not None:
-            return str(host.ipv4_mapped)
-        return str(ipaddress.ip_network((host, 64), strict=False))
-    return str(host)
 
 
 class Allowance:

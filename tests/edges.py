@@ -37,7 +37,7 @@ from bmc_proxy.passwords import hash_password
 from bmc_proxy.publications import Publications
 from bmc_proxy.root_cache import RootCache
 from bmc_proxy.sessions import Sessions
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
 from runtime.sparse import Sparse
 
 _log = Logger()
@@ -135,15 +135,15 @@ def edge_in(
     accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(PASSWORD)))
 
     sessions = Sessions(clock.seconds, 1800)
-    turns = Turns()
-    logins = Logins(accounts, AccountChecker(accounts, hashing), turns, clock.seconds)
+    queue = WorkQueue(clock)
+    logins = Logins(accounts, AccountChecker(accounts, hashing), queue, clock.seconds)
     access = Access(accounts, sessions, OwnEntrance(logins, sessions))
-    administration = OwnAdministration(accounts, sessions, logins, turns, hashing)
+    administration = OwnAdministration(accounts, sessions, logins, queue, hashing)
     agents = Agents(links)
     door = Door(clock, agents, 256)
     agents.on_room = door.look
     exchange = Exchange(agents, door, RootCache(directory, clock.seconds, clock.seconds, lambda _reason: None), 30)
-    publications = Publications(agents, clock.seconds, 30)
+    publications = Publications(agents, clock, clock.seconds, 30)
     dialects: list[Dialect] = [
         Phosphor(exchange, access),
         Ibm(exchange),

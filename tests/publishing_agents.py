@@ -40,6 +40,7 @@ class PublishingAgent:
     def __init__(self, clock: Clock, answer: Callable[[Request], Answer | None] = lambda _: NOT_FOUND) -> None:
         self.answer = answer
         self.asked: list[Request] = []
+        self._unanswered: list[int] = []
         self.news = 0
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", 1)
         self.link = AgentLink(clock, endpoint, "agent", lambda: ASKER_HELLO, self._new, on_status=self._new)
@@ -57,6 +58,7 @@ class PublishingAgent:
         self._transport = StringTransport()
         self._channel.makeConnection(self._transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
         self._agent = Connection(HELLO, now=0.0)
+        self._unanswered.clear()
         self.settle()
 
     def lose(self) -> None:
@@ -78,13 +80,20 @@ class PublishingAgent:
                 if isinstance(event, RequestReceived):
                     self.asked.append(event.record)
                     answer = self.answer(event.record)
-                    if answer is not None:
+                    if answer is None:
+                        self._unanswered.append(event.request_id)
+                    else:
                         self._agent.answer(event.request_id, answer)
             to_proxy = self._agent.data_to_send()
             if to_proxy:
                 self._channel.dataReceived(to_proxy)
             if not to_agent and not to_proxy:
                 return
+
+    def answer_oldest(self, answer: Answer) -> None:
+        """Answer the oldest request that was not answered when it came, and let what follows from that arrive."""
+        self._agent.answer(self._unanswered.pop(0), answer)
+        self.settle()
 
     def offsets(self) -> list[int]:
         """Return, and forget, the offsets that were asked for."""

@@ -1,5 +1,6 @@
 """Logins and changes of accounts in memory, with threads that wait for the test."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from bmc_proxy.administration import OwnAdministration
 from bmc_proxy.callers import Caller, Credentials
 from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.entrance import OwnEntrance
-from bmc_proxy.errors import AuthFailed, AuthRequired, PropertyRefused
+from bmc_proxy.errors import AuthFailed, AuthRequired, PropertyRefused, TooManyRequests
+from bmc_proxy.known_sources import KnownSources
+from bmc_proxy.lockout import FAILURES_AT_ONCE, FAILURES_PER_S, LOCK_AFTER
 from bmc_proxy.logins import Logins
 from bmc_proxy.passwords import hash_password
 from bmc_proxy.sessions import Session, Sessions
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
 
 OLD, NEW = secret("the-old-password"), secret("the-new-password")
 HERE = "192.0.2.1"
@@ -51,11 +54,14 @@ class House:
         self.threads = Threads()
         self.accounts = AccountStore(directory)
         self.accounts.add(Account("root", Role.ADMINISTRATOR, hash_password(OLD)))
-        clock, turns = Clock(), Turns()
-        self.logins = Logins(self.accounts, AccountChecker(self.accounts, self.threads.run), turns, clock.seconds)
+        clock = self.clock = Clock()
+        queue = WorkQueue(clock)
+        self.known_sources = KnownSources()
+        checker = AccountChecker(self.accounts, self.threads.run)
+        self.logins = Logins(self.accounts, checker, queue, clock.seconds, self.known_sources)
         self.sessions = Sessions(clock.seconds, 1800)
         self.access = Access(self.accounts, self.sessions, OwnEntrance(self.logins, self.sessions))
-        self.administration = OwnAdministration(self.accounts, self.sessions, self.logins, turns, self.threads.run)
+        self.administration = OwnAdministration(self.accounts, self.sessions, self.logins, queue, self.threads.run)
 
     def log_in(self, password: str) -> tuple[Session, str] | BaseException:
         """Log in at once; return the session and its token, or the error."""
@@ -172,3 +178,92 @@ def test_change_that_changes_nothing_writes_nothing(house: House, tmp_path: Path
     house.accounts.change("root", lambda account: account)
 
     assert (tmp_path / "accounts.json").stat().st_ino == before
+
+
+def checks(house: House, count: int, source: str, user: str = "root", password: str = OLD) -> list[Deferred[Account]]:
+    """Ask for so many checks at once from an address."""
+    return [Deferred.fromCoroutine(house.logins.check(user, password, source)) for _ in range(count)]
+
+
+def test_stranger_pays_when_it_comes(house: House) -> None:
+    """Twenty checks of one source wait; the next one is refused at once, and takes no place of others."""
+    waiting = checks(house, FAILURES_AT_ONCE + 1, HERE, "nobody")
+
+    assert isinstance(result_of(waiting.pop()), TooManyRequests)
+    assert not any(each.called for each in waiting)
+    for _ in range(LOCK_AFTER):
+        house.threads.go()
+    assert {type(result_of(each)) for each in waiting} == {AuthFailed}
+    assert house.threads.waiting == []
+
+
+def test_known_source_pays_when_its_turn_comes(house: House) -> None:
+    """Once it is known, a client may send its right password with each of many requests at once."""
+    house.session()
+    waiting = checks(house, 3 * FAILURES_AT_ONCE, HERE)
+    for _ in waiting:
+        house.threads.go()
+
+    assert {type(result_of(each)) for each in waiting} == {Account}
+
+
+def test_known_source_with_wrong_passwords_pays_as_well(house: House) -> None:
+    """After twenty failures it is refused without a hash, in its turn and when it comes."""
+    house.session()
+    waiting = checks(house, 3 * FAILURES_AT_ONCE, HERE, password=NEW)
+    hashes = 0
+    while house.threads.waiting:
+        house.threads.go()
+        hashes += 1
+
+    found = Counter(type(result_of(each)) for each in waiting)
+    assert found == {AuthFailed: FAILURES_AT_ONCE, TooManyRequests: 2 * FAILURES_AT_ONCE}
+    assert hashes == LOCK_AFTER
+    assert isinstance(result_of(checks(house, 1, HERE)[0]), TooManyRequests)
+
+
+def test_names_get_no_lane_of_their_own(house: House) -> None:
+    """A source that logged in as one account is a stranger for every other name, whether or not there is one."""
+    house.session()
+    for user in ("oper", "nobody"):
+        waiting = checks(house, FAILURES_AT_ONCE + 1, HERE, user)
+        assert isinstance(result_of(waiting.pop()), TooManyRequests)
+        for each in waiting:
+            each.addErrback(lambda failure: failure.trap(AuthFailed, TooManyRequests))
+        house.clock.advance(FAILURES_AT_ONCE / FAILURES_PER_S)
+
+
+def test_change_of_an_account_is_next_beside_strangers(house: House) -> None:
+    """A caller that is logged in changes accounts after one check of a flood at most."""
+    _, token = house.session()
+    caller = house.known(token)
+    assert caller is not None
+    for number in range(140):
+        for each in checks(house, 3, f"198.51.100.{number}", f"name{number}"):
+            each.addErrback(lambda failure: failure.trap(AuthFailed, TooManyRequests))
+    adding = Deferred.fromCoroutine(house.administration.add_account(caller, "late", NEW, Role.READ_ONLY, True))
+    house.threads.go()
+    house.threads.go()
+
+    assert isinstance(result_of(adding), Account)
+
+
+def test_removed_account_is_forgotten(house: House) -> None:
+    """Its name, given to another account, has no known source."""
+    _, token = house.session()
+    caller = house.known(token)
+    assert caller is not None
+    for _ in range(2):
+        adding = Deferred.fromCoroutine(house.administration.add_account(caller, "late", NEW, Role.READ_ONLY, True))
+        house.threads.go()
+        assert isinstance(result_of(adding), Account)
+        first = checks(house, 2, HERE, "late", NEW)
+        house.threads.go()
+        house.threads.go()
+        assert [type(result_of(each)) for each in first] == [Account, Account]
+        removing = Deferred.fromCoroutine(house.administration.remove_account(caller, "late"))
+        assert house.known_sources.has("late", HERE)
+        house.threads.go()
+        assert result_of(removing) is None
+        assert not house.known_sources.has("late", HERE)
+    assert house.known_sources.has("root", HERE)

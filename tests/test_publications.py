@@ -16,8 +16,9 @@ from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentBusy, AgentFailed, AgentTimeout, AgentUnavailable, NothingThere
 from bmc_proxy.fetching import TRIES, Publication
 from bmc_proxy.publications import (
+    ASKERS_WAITING,
     ENTRIES_LIMIT,
-    FETCHES_LIMIT,
+    FETCHES_AT_ONCE,
     OCSP_AT_ONCE,
     OVERDUE_RECHECK_S,
     PUBLICATION_LIMIT,
@@ -35,6 +36,7 @@ from protocol.records import (
     Published,
     Request,
 )
+from runtime.networks import path_of
 
 CRL = bytes(at % 251 for at in range(2 * MAX_PART + 5))
 DEADLINE_S = 30.0
@@ -63,8 +65,12 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.agent = PublishingAgent(self.clock)
-        self.publications = Publications(Agents([self.agent.link]), lambda: START + self.clock.seconds(), DEADLINE_S)
+        self.publications = Publications(Agents([self.agent.link]), self.clock, self.now, DEADLINE_S)
         self.agent.on_news = self.publications.look_anew
+
+    def now(self) -> float:
+        """Return the time of day."""
+        return START + self.clock.seconds()
 
     @property
     def deadline(self) -> Deadline:
@@ -81,9 +87,13 @@ class World:
 
         self.agent.answer = answer
 
-    def ask(self, generation: int = 1) -> Outcome:
+    def ask(self, generation: int = 1, asker: str = "192.0.2.1") -> Outcome:
         """Ask for a CRL; the agent does not hear of it yet."""
-        return Outcome(self.publications.crl(generation, self.deadline))
+        return Outcome(self.publications.crl(generation, path_of(asker), self.deadline))
+
+    def ask_ocsp(self, request: bytes = b"request", asker: str = "192.0.2.1") -> Outcome:
+        """Send an OCSP request."""
+        return Outcome(self.publications.ocsp(request, path_of(asker), self.deadline))
 
     def get(self, generation: int = 1) -> Any:
         """Return the CRL, or the class of what went wrong."""
@@ -118,7 +128,7 @@ def test_ca_certificates_beside_the_crl(world: World) -> None:
     world.publish()
     world.get(1)
     world.get(2)
-    certificates = Outcome(world.publications.ca_certificates(1, world.deadline))
+    certificates = Outcome(world.publications.ca_certificates(1, path_of("unix"), world.deadline))
     world.agent.settle()
 
     assert certificates.value == Publication(CRL, None, 1)
@@ -297,11 +307,11 @@ def test_fetch_that_nobody_waits_for(world: World) -> None:
 
 
 def test_fetches_at_their_limit(world: World) -> None:
-    """Sixteen publications may be fetched at a time; one more is busy, and the same one again is not."""
+    """Sixteen publications are fetched at a time; the next one waits, and begins when one has ended."""
     world.agent.answer = lambda _: None
-    waiting = [world.ask(generation) for generation in range(1, FETCHES_LIMIT + 1)]
-
-    assert world.get(FETCHES_LIMIT + 1) is AgentBusy
+    waiting = [world.ask(generation) for generation in range(1, FETCHES_AT_ONCE + 2)]
+    world.agent.settle()
+    assert len(world.agent.offsets()) == FETCHES_AT_ONCE
     waiting.append(world.ask(1))
     world.agent.lose()
 
@@ -478,7 +488,7 @@ def test_generation_that_is_to_come(world: World) -> None:
 def test_ocsp(world: World) -> None:
     """An OCSP request is asked of the agent each time; its response comes with its time."""
     world.agent.answer = lambda _: OcspAnswer(5_000, b"response")
-    asked = [Outcome(world.publications.ocsp(b"request", world.deadline)) for _ in range(2)]
+    asked = [world.ask_ocsp() for _ in range(2)]
     world.agent.settle()
 
     assert [each.value for each in asked] == [OcspResponse(b"response", 5.0)] * 2
@@ -486,14 +496,18 @@ def test_ocsp(world: World) -> None:
 
 
 def test_ocsp_at_its_limit(world: World) -> None:
-    """Sixteen OCSP requests may be under way; one more is busy, and one that is given up makes room."""
+    """Sixteen OCSP requests are at the agent and 64 wait; one more is busy, and one that is given up makes room."""
     world.agent.answer = lambda _: None
-    waiting = [Outcome(world.publications.ocsp(b"request", world.deadline)) for _ in range(OCSP_AT_ONCE)]
-    assert Outcome(world.publications.ocsp(b"request", world.deadline)).failure is AgentBusy
+    waiting = [world.ask_ocsp() for _ in range(OCSP_AT_ONCE + ASKERS_WAITING)]
+    world.agent.settle()
+    assert len(world.agent.ocsp_asked()) == OCSP_AT_ONCE
+    assert world.ask_ocsp().failure is AgentBusy
 
-    waiting[0].deferred.cancel()
-    another = Outcome(world.publications.ocsp(b"request", world.deadline))
-
+    waiting[-1].deferred.cancel()
+    another = world.ask_ocsp()
     assert another.failure is None
+    waiting[0].deferred.cancel()
+    world.agent.settle()
+    assert len(world.agent.ocsp_asked()) == 1
     world.agent.lose()
     assert another.failure is AgentUnavailable

@@ -89,3 +89,14 @@ def test_cap_of_all_ends_the_one_idle_longest() -> None:
 
     assert [sessions.use(token) is not None for token in tokens] == [True, False, True, True]
     assert len(sessions.all()) == 4
+
+
+def test_cap_of_all_ends_sessions_of_the_user_with_the_most() -> None:
+    """Users that open as many sessions as they may end their own, not the one of a user that has fewer."""
+    sessions = Sessions(Clock(), 100, limit=8, per_user_limit=3)
+    root, _ = opened(sessions, "root")
+    for number in range(20):
+        opened(sessions, f"reader{number % 4}")
+
+    assert not root.is_closed
+    assert len(sessions.all()) == 8

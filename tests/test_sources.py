@@ -3,7 +3,8 @@
 import pytest
 
 from bmc_proxy.http.crowd import Crowd, Member
-from bmc_proxy.sources import SOURCES_LIMIT, Allowance, source_of
+from bmc_proxy.sources import SOURCES_LIMIT, Allowance
+from runtime.networks import is_source, networks_of, source_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,43 @@ from bmc_proxy.sources import SOURCES_LIMIT, Allowance, source_of
 def test_source_of_an_address(address: str, source: str) -> None:
     """An IPv4 address is a source; of IPv6 the /64, of which one machine has all addresses."""
     assert source_of(address) == source
+
+
+@pytest.mark.parametrize(
+    ("address", "network", "site"),
+    [
+        ("192.0.2.1", "192.0.2.0/24", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.0/24", "192.0.2.1"),
+        ("2001:db8:0:ff::1", "2001:db8::/48", "2001:db8::/56"),
+        ("2001:db8:0:100::1", "2001:db8::/48", "2001:db8:0:100::/56"),
+        ("2001:db8:0:ffff:ffff::1", "2001:db8::/48", "2001:db8:0:ff00::/56"),
+        ("2001:db8:1::1", "2001:db8:1::/48", "2001:db8:1::/56"),
+        ("unix", "unix", "unix"),
+    ],
+)
+def test_networks_of_an_address(address: str, network: str, site: str) -> None:
+    """A customer has a /56 or a /48 of IPv6; an IPv4 address that IPv6 carries is an IPv4 address."""
+    assert networks_of(source_of(address)) == (network, site)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.1", True),
+        ("2001:db8::/64", True),
+        ("192.0.2.1/32", False),
+        ("192.0.2.0/24", False),
+        ("2001:db8::/48", False),
+        ("2001:db8::1", False),
+        ("::ffff:192.0.2.1", False),
+        ("2001:DB8::/64", False),
+        ("unix", False),
+        ("", False),
+    ],
+)
+def test_texts_that_are_sources(text: str, expected: bool) -> None:
+    """A source of an address is spelled in one way."""
+    assert is_source(text) is expected
 
 
 def test_allowance_is_used_up_and_comes_back() -> None:

@@ -15,7 +15,7 @@ from bmc_proxy.checkers import AccountChecker
 from bmc_proxy.entrance import OwnEntrance
 from bmc_proxy.logins import Logins
 from bmc_proxy.sessions import LIMIT
-from bmc_proxy.turns import Turns
+from bmc_proxy.work_queue import WorkQueue
 from bmc_proxy.workers.records import (
     Record,
     RecordRefused,
@@ -137,9 +137,9 @@ def test_password_that_is_set_waits_for_the_workers(tmp_path: Path) -> None:
     async def confirm() -> None:
         await next(waiting_for)
 
-    sessions, turns = SharedSessions(Clock().seconds, IDLE_S, told.append, confirm), Turns()
-    logins = Logins(accounts, AccountChecker(accounts, maybeDeferred), turns, Clock().seconds)
-    administration = OwnAdministration(accounts, sessions, logins, turns, maybeDeferred)
+    sessions, queue = SharedSessions(Clock().seconds, IDLE_S, told.append, confirm), WorkQueue(Clock())
+    logins = Logins(accounts, AccountChecker(accounts, maybeDeferred), queue, Clock().seconds)
+    administration = OwnAdministration(accounts, sessions, logins, queue, maybeDeferred)
     before = accounts.all()["root"]
     session, _ = sessions.open("root", before.password_id, "unix")
     caller = Caller("root", "token", "unix", before.role.privileges, session=session)

@@ -17,6 +17,7 @@ from protocol.liveness import Timeouts
 from protocol.records import Answer, Error, GetOcsp, GetPublished, Hello, SignCsr
 from runtime.admission import Admission, Entrant
 from runtime.endpoints import describe, source_of
+from runtime.networks import site_of
 from runtime.sparse import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
@@ -76,7 +77,7 @@ class AgentChannel(ChannelTransport):
         super().connectionMade()
         server.channels.add(self)
         if not self.connection.closed:  # a user who is not let in takes no place
-            stranger = Stranger(source_of(self.wire.getPeer()), self.clock.seconds(), self._cut)
+            stranger = Stranger(site_of(source_of(self.wire.getPeer())), self.clock.seconds(), self._cut)
             self._leave_doorway = server.doorway.enter(stranger)
 
     def dataReceived(self, data: bytes) -> None:
@@ -295,7 +296,7 @@ class AgentServer(ServerFactory):
         assert addr is not None  # a listening port knows it
         if sum(channel.connection.peer is not None for channel in self.channels) >= self._max_channels:
             reason = f"{self._max_channels} connections are open"
-        elif not self.doorway.has_room_for(source_of(addr), self.clock.seconds()):
+        elif not self.doorway.has_room_for(site_of(source_of(addr)), self.clock.seconds()):
             reason = "too many strangers from there"
         else:
             return AgentChannel(self, self.make_hello())

@@ -23,6 +23,8 @@ from bmc_proxy.http.call import Call, Problem, Reply, Route, Routes
 from bmc_proxy.publications import Publications
 from protocol.der import SEQUENCE, DerError, read
 from protocol.records import MAX_OCSP_REQUEST
+from runtime.fair_queue import Path
+from runtime.networks import path_of
 
 CACHED_AT_MOST_S = 3600
 OCSP_REQUEST, OCSP_RESPONSE = "application/ocsp-request", "application/ocsp-response"
@@ -68,7 +70,7 @@ class Pki:
         generation, kind = int(match[1]), match[2]
         publications = self._publications
         get = publications.crl if kind == "crl" else publications.ca_certificates
-        found = await get(generation, call.deadline)
+        found = await get(generation, _asker(call), call.deadline)
         headers = {
             "Content-Type": CONTENT_TYPES[kind],
             "Cache-Control": f"public, max-age={self._seconds_until(found.next_update)}",
@@ -99,7 +101,7 @@ class Pki:
             call.told["ocsp"] = "malformedRequest"
             return MALFORMED_REQUEST, None
         try:
-            response = await self._publications.ocsp(request, call.deadline)
+            response = await self._publications.ocsp(request, _asker(call), call.deadline)
         except (AgentUnavailable, AgentBusy, AgentTimeout):
             call.told["ocsp"] = "tryLater"
             return TRY_LATER, None
@@ -111,6 +113,11 @@ class Pki:
     def _seconds_until(self, time: float | None) -> int:
         """Return how long caches may keep what is good until then."""
         return CACHED_AT_MOST_S if time is None else int(max(0.0, min(CACHED_AT_MOST_S, time - self._now())))
+
+
+def _asker(call: Call) -> Path:
+    """Return in which branches a request takes turns with others."""
+    return (*path_of(call.address), call.connection)
 
 
 def _is_sequence(request: bytes) -> bool:

@@ -19,14 +19,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bmc_proxy.errors import ExchangeError, TooManyRequests
-from bmc_proxy.turns import LIMIT, RETRY_AFTER_S
+from bmc_proxy.lanes import RETRY_AFTER_S
+from bmc_proxy.work_queue import CONNECTIONS
 from bmc_proxy.workers import refusals
 from bmc_proxy.workers.records import ANSWERS, Failed, GiveUp, Record, RecordRefused, Refused, decode, encode
 from protocol.errors import ChannelError
 from protocol.frame import Frame, FrameDecoder, encode_frame
 
-# As many as may wait to have a password checked, and those that take no time.
-QUESTIONS = 2 * LIMIT
+# One of each connection that may be, and those that belong to none.
+QUESTIONS = 2 * CONNECTIONS
 
 _log = Logger()
 
