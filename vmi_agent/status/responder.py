@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from protocol.records import NO_IDEMPOTENCY_KEY
+from protocol.records import AGENT_ITSELF, NO_IDEMPOTENCY_KEY
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
@@ -39,7 +39,7 @@ RETRY_AFTER = timedelta(seconds=30)
 # For another agent that makes one at the same time.
 LOCK_WAIT_S = 2.0
 _PROFILE = "ocsp-responder"
-_ITSELF = "vmi-agent"
+_ITSELF = AGENT_ITSELF
 
 _EXTENSIONS = (
     extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
