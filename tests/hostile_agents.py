@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import chains
 from octets import AGENT_HELLO
 
 from protocol.connection import Connection
@@ -25,7 +26,7 @@ from protocol.records import (
     SignCsr,
 )
 
-ROOT = b"\x30\x03root"
+ROOT = chains.ROOT.der()
 
 # What an agent answers to a SIGN_CSR; None for nothing at all.
 Behaviour = Callable[[SignCsr], Answer | None]
