@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-_KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(4)]
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(4)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Link:
             extensions.insert(0, x509.BasicConstraints(self.ca, None))
         if self.identifies:
             extensions += [
-                x509.SubjectKeyIdentifier.from_public_key(_KEYS[self.key].public_key()),
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(_KEYS[named].public_key()),
+                x509.SubjectKeyIdentifier.from_public_key(KEYS[self.key].public_key()),
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(KEYS[named].public_key()),
             ]
         builder = x509.CertificateBuilder(
-            _named(self.issuer), _named(self.subject), _KEYS[self.key].public_key(), 1, _BEGIN, _BEGIN + timedelta(1)
+            _named(self.issuer), _named(self.subject), KEYS[self.key].public_key(), 1, _BEGIN, _BEGIN + timedelta(1)
         )
         for each in extensions:
             builder = builder.add_extension(each, critical=isinstance(each, x509.BasicConstraints))
-        return builder.sign(_KEYS[self.issuer_key], hashes.SHA256()).public_bytes(Encoding.DER)
+        return builder.sign(KEYS[self.issuer_key], hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def _named(name: str) -> x509.Name:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -23,7 +23,7 @@ from vmi_agent.ca import ca_store
 from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
-from vmi_agent.custody.algorithms import hash_of, key_type_of
+from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import milliseconds, sign_recorded
 from vmi_agent.ledger.ledger_rows import Intent
@@ -56,11 +56,6 @@ class Delegate:
 
     key: CertificateIssuerPrivateKeyTypes
     certificate: x509.Certificate
-
-    @property
-    def hash_algorithm(self) -> hashes.SHA256 | hashes.SHA384 | None:
-        """What the key's signatures hash with."""
-        return hash_of(self.certificate.public_key())
 
 
 class Responders:
