@@ -21,8 +21,8 @@ TEST_JOBS ?= 4
 BIN = $(VENV)/bin
 
 # The tests of protocol, vmi_agent.judging and vmi_agent.issuing.
-COVERING = connection connection_stateful csr_corpus der frame hosts issuing judging key_policy malformed patterns profile_file \
-    profiles records reserved_names shared_ledger vectors visible
+COVERING = channel_rules connection connection_stateful csr_corpus der drain frame hosts issuing judging key_policy malformed \
+    patterns profile_file profiles records reserved_names shared_ledger vectors visible
 
 .PHONY: run test packages lint format coverage fuzz soak bench clean scanner
 

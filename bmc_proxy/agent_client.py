@@ -12,9 +12,10 @@ from twisted.logger import Logger
 from bmc_proxy.agent_choice import Choice
 from bmc_proxy.agent_link import AgentLink
 from bmc_proxy.attempts import RETURN_S, Attempts
+from bmc_proxy.chain import Certificate, NoChain, read_authorities
 from bmc_proxy.deadline import Deadline
 from bmc_proxy.errors import AgentFailed, RequestRefused
-from protocol.der import DerError, csr_subject_and_key, leaf_subject_and_key
+from protocol.der import DerError, csr_subject_and_key
 from protocol.records import Chain, GetChain, GetOcsp, GetPublished, OcspAnswer, Published, SignCsr, Signed
 from runtime.sparse import Sparse
 
@@ -105,9 +106,15 @@ class Agents:
 
 
 async def chain_of(link: AgentLink, deadline: Deadline) -> Chain:
-    """Ask this agent for its chain. Raises as `AgentLink.ask` does."""
+    """Ask this agent for its chain. Raises as `AgentLink.ask` does, and AgentFailed where the answer is no chain."""
     answer = await link.ask(GetChain(deadline.for_agent_ms()), deadline)
     assert isinstance(answer, Chain)  # the connection lets no other answer through
+    try:
+        read_authorities(answer.chain)
+    except (NoChain, DerError) as error:
+        _log.error("agent's certificates are no chain", agent=link.name, reason=str(error))
+        link.failed()
+        raise AgentFailed from error
     return answer
 
 
@@ -133,17 +140,30 @@ async def _ocsp_by(request: bytes, deadline: Deadline, link: AgentLink) -> OcspA
 async def _signed_by(record: SignCsr, deadline: Deadline, link: AgentLink) -> Signed:
     answer = await link.ask(record, deadline)
     assert isinstance(answer, Signed)  # the connection lets no other answer through
-    if not _is_for(answer, record.csr):
-        _log.error("agent answered for another CSR", agent=link.name, csr_sha256=sha256(record.csr).hexdigest())
+    csr_sha256 = sha256(record.csr)
+    try:
+        _check_signed(answer, record.csr, csr_sha256.digest())
+    except (NoChain, DerError) as error:
+        text = "agent answered for another CSR" if isinstance(error, _OtherCsr) else "agent's certificates are no chain"
+        _log.error(text, agent=link.name, csr_sha256=csr_sha256.hexdigest(), reason=str(error))
         link.failed()
-        raise AgentFailed
+        raise AgentFailed from error
     return answer
 
 
-def _is_for(signed: Signed, csr: bytes) -> bool:
-    """Return whether an answer names this CSR, and its leaf carries this CSR's subject and key, octet for octet."""
-    try:
-        same_leaf = leaf_subject_and_key(signed.chain[0]) == csr_subject_and_key(csr)
-    except DerError:
-        return False
-    return same_leaf and signed.csr_sha256 == sha256(csr).digest()
+class _OtherCsr(NoChain):
+    """The answer is to another CSR."""
+
+
+def _check_signed(signed: Signed, csr: bytes, csr_sha256: bytes) -> None:
+    """Check that an answer names this CSR, that its leaf carries this CSR's subject and key, and that it is a chain.
+
+    Raises:
+        NoChain, DerError: it is not so; `_OtherCsr` where it is about the CSR.
+    """
+    if signed.csr_sha256 != csr_sha256:
+        raise _OtherCsr("another hash")
+    leaf = Certificate.read(signed.chain[0])
+    if (leaf.subject, leaf.key_info) != csr_subject_and_key(csr):
+        raise _OtherCsr("another subject or key")
+    leaf.check_issued_by(read_authorities(signed.chain[1:]))

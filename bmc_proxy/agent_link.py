@@ -44,6 +44,8 @@ from runtime.transport import ChannelTransport
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 3.0
 RETRY_FACTOR = 1.3
+# An agent cannot send a client away for longer.
+LONGEST_RETRY_AFTER_MS = 60_000
 
 _REFUSALS = frozenset(
     {
@@ -304,15 +306,18 @@ class AgentLink:
 def _as_exception(error: Error) -> ExchangeError:
     if error.code in _REFUSALS:
         return RequestRefused(error.code, error.text)
+    retry_after_ms = min(error.retry_after_ms, LONGEST_RETRY_AFTER_MS)
     match error.code:
-        case ErrorCode.BUSY:
-            return AgentBusy(error.retry_after_ms)
-        case ErrorCode.DEADLINE | ErrorCode.CANCELLED:
-            return AgentTimeout()
-        case ErrorCode.DRAINING:
-            return AgentUnavailable()
         # An agent that is older than the question does not know its type.
         case ErrorCode.NOT_FOUND | ErrorCode.UNSUPPORTED:
             return NotPublished()
+        case _ if not error.retryable:
+            return AgentFailed(repeatable=False)
+        case ErrorCode.BUSY:
+            return AgentBusy(retry_after_ms)
+        case ErrorCode.DEADLINE | ErrorCode.CANCELLED:
+            return AgentTimeout(retry_after_ms=retry_after_ms)
+        case ErrorCode.DRAINING:
+            return AgentUnavailable(retry_after_ms=retry_after_ms)
         case _:
-            return AgentFailed(repeatable=error.retryable)
+            return AgentFailed(retry_after_ms=retry_after_ms)

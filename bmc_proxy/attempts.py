@@ -229,10 +229,10 @@ class Attempts(Generic[_Answer]):
 
 
 def most_telling(errors: Sequence[ExchangeError]) -> ExchangeError:
-    """Return the error that says most to whoever asked; of agents that are busy, that of the first to have room."""
+    """Return the error that says most to the client; of several of one kind, that of the agent to be asked soonest."""
 
     def rank(error: ExchangeError) -> tuple[int, int]:
         place = next(at for at, kind in enumerate(_TELLING) if isinstance(error, kind))
-        return place, error.retry_after_ms if isinstance(error, AgentBusy) else 0
+        return place, error.retry_after_ms
 
     return min(errors, key=rank)

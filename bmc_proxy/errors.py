@@ -8,9 +8,11 @@ class ExchangeError(Exception):
 
     Attributes:
         repeatable: another agent may answer the same request otherwise.
+        retry_after_ms: when to ask again, as far as the agent says; 0 where it does not.
     """
 
     repeatable = False
+    retry_after_ms = 0
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -137,16 +139,18 @@ class AgentUnavailable(ExchangeError):
 
     repeatable = True
 
-    def __init__(self, text: str = "The host is not ready: no signing agent is connected. Try again later.") -> None:
+    def __init__(
+        self,
+        text: str = "The host is not ready: no signing agent is connected. Try again later.",
+        *,
+        retry_after_ms: int = 0,
+    ) -> None:
         super().__init__(text)
+        self.retry_after_ms = retry_after_ms
 
 
 class AgentBusy(ExchangeError):
-    """The agent has as many requests as it takes.
-
-    Attributes:
-        retry_after_ms: what the agent says; 0 where it does not.
-    """
+    """The agent has as many requests as it takes."""
 
     repeatable = True
 
@@ -160,18 +164,26 @@ class AgentTimeout(ExchangeError):
 
     repeatable = True
 
-    def __init__(self, text: str = "The host did not answer in time. Try again with the same CSR.") -> None:
+    def __init__(
+        self, text: str = "The host did not answer in time. Try again with the same CSR.", *, retry_after_ms: int = 0
+    ) -> None:
         super().__init__(text)
+        self.retry_after_ms = retry_after_ms
 
 
 class AgentFailed(ExchangeError):
     """The agent failed inside, or gave an answer that cannot be right."""
 
     def __init__(
-        self, text: str = "The host failed to sign. Nothing is wrong with the request.", *, repeatable: bool = True
+        self,
+        text: str = "The host failed to sign. Nothing is wrong with the request.",
+        *,
+        repeatable: bool = True,
+        retry_after_ms: int = 0,
     ) -> None:
         super().__init__(text)
         self.repeatable = repeatable
+        self.retry_after_ms = retry_after_ms
 
 
 class NotPublished(AgentFailed):

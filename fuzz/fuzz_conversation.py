@@ -181,7 +181,7 @@ class Conversation:
             case 11:
                 connections[1].tell_status(choices.number(8), choices.number(8))
             case 12:
-                connections[1].drain()
+                connections[1].drain(self.now)
             case 13:
                 self.now += choices.number() / 10
                 self.asker.pass_time(self.now)

@@ -2,8 +2,8 @@
 
 Theory of operation. Octets from the peer go in with `receive_data`; `next_event` is then called until it returns None.
 What is to be sent collects in a buffer that `data_to_send` empties, so everything that one read brought about leaves in
-one write. PING is answered, a request over the window is refused with BUSY, and split records are joined in here; the
-owner sees events only:
+one write. PING is answered, a request over the window is refused with BUSY, one after DRAIN with DRAINING, and split
+records are joined in here; the owner sees events only:
 
     asker                                    agent
     ask(SignCsr) ------- SIGN_CSR ------->   RequestReceived(id, SignCsr)
@@ -65,6 +65,7 @@ from protocol.records import (
 BUSY_RETRY_AFTER_MS = 1000
 # Frames without an event, such as PING, CANCEL of what is answered and parts of records: a millisecond's worth.
 FRAMES_AT_ONCE = 256
+DRAINING_RETRY_AFTER_MS = 1000  # about as long as a restart takes
 
 _ANSWER_TO: dict[type[Request], type[Answer]] = {
     SignCsr: Signed,
@@ -167,7 +168,7 @@ class Connection:
             return
         try:
             if self._liveness.expire(now):
-                self._send_ping()
+                self._send_ping(now)
         except RemoteProtocolError as error:
             self._fail(error)
             raise
@@ -237,23 +238,30 @@ class Connection:
         if not self.closed and self.peer is not None:
             self._send_record(0, Status(root_generation, crl_number))
 
-    def drain(self) -> None:
+    def drain(self, now: float) -> None:
         """Tell the asker to send nothing new here. What is owed is still to be answered.
 
-        A PING follows the DRAIN: once its PONG is here, so is every request that crossed them. A peer that has not said
-        HELLO is told after it.
+        A PING follows the DRAIN: once its PONG is here, so is every request that crossed them, and what comes later is
+        refused with DRAINING. A peer that has not said HELLO is told after it.
         """
         if not self.closed and not self.draining:
             self.draining = True
             if self.peer is not None:
-                self._send_drain()
+                self._send_drain(now)
 
     @property
     def drained(self) -> bool:
         """Whether nothing more can come or is owed: after `drain`, and on a connection without HELLO or closed."""
         if self.closed or self.peer is None:
             return True
-        return self.draining and self._drain_ping not in self._awaited_pongs and not self._owed
+        return self._drain_is_over and not self._owed
+
+    def leave(self) -> None:
+        """Close from this side. A peer that is owed an answer, or has not taken its DRAIN in, gets an ERROR first."""
+        if not self.closed and self.peer is not None and (self._owed or (self.draining and not self._drain_is_over)):
+            text = f"the agent ends, {len(self._owed)} requests without an answer"
+            self._send_record(0, Error(ErrorCode.DRAINING, True, DRAINING_RETRY_AFTER_MS, text))
+        self.close()
 
     def close(self) -> None:
         """The transport is gone, or about to go: nothing is sent or yielded any more."""
@@ -275,15 +283,21 @@ class Connection:
         for frame in split_record(code, request_id, payload):
             self._outgoing += encode_frame(frame)
 
-    def _send_ping(self) -> int:
+    @property
+    def _drain_is_over(self) -> bool:
+        """Whether the asker has answered the PING behind the DRAIN."""
+        return self.draining and self._drain_ping not in self._awaited_pongs
+
+    def _send_ping(self, now: float) -> int:
         self._pings_sent += 1
         self._awaited_pongs.append(self._pings_sent)
+        self._liveness.ping_sent(now)
         self._send_record(0, Ping(self._pings_sent))
         return self._pings_sent
 
-    def _send_drain(self) -> None:
+    def _send_drain(self, now: float) -> None:
         self._send_record(0, Drain())
-        self._drain_ping = self._send_ping()
+        self._drain_ping = self._send_ping(now)
 
     def _fail(self, error: RemoteProtocolError) -> None:
         self._send_record(0, Error(error.code, retryable=False, retry_after_ms=0, text=error.text[:128]))
@@ -332,7 +346,7 @@ class Connection:
         self.peer = record
         self._liveness.hello()
         if self.draining:
-            self._send_drain()
+            self._send_drain(self._liveness.heard_at)
         return PeerReady(record)
 
     def _connection_record_received(self, record: Record) -> Event | None:
@@ -353,11 +367,17 @@ class Connection:
 
     def _request_received(self, request_id: int, record: Request) -> Event | None:
         self._open_request(request_id)
-        if len(self._owed) > self._hello.window:
+        if self._drain_is_over:
+            error = Error(ErrorCode.DRAINING, True, DRAINING_RETRY_AFTER_MS, "the agent is ending")
+        elif len(self._owed) > self._hello.window:
             text = f"more than {self._hello.window} requests under way on this connection"
-            self.answer(request_id, Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text))
-            return None
-        return RequestReceived(request_id, record)
+            error = Error(ErrorCode.BUSY, True, BUSY_RETRY_AFTER_MS, text)
+        elif isinstance(record, SignCsr) and (fault := record.requester_fault):
+            error = Error(ErrorCode.BAD_RECORD, False, 0, fault)
+        else:
+            return RequestReceived(request_id, record)
+        self.answer(request_id, error)
+        return None
 
     def _may_answer_for(self, frame: Frame) -> bool:
         is_new = frame.request_id > self._last_request_id

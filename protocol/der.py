@@ -5,6 +5,7 @@ leaf it was given carries them.
 """
 
 SEQUENCE = 0x30
+BOOLEAN = 0x01
 INTEGER = 0x02
 BIT_STRING = 0x03
 OCTET_STRING = 0x04

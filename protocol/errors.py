@@ -14,7 +14,8 @@ class ErrorCode(IntEnum):
     A number that this version does not know reads as FAILED: a newer peer may word its failures more finely.
     """
 
-    # The connection itself is at fault: request id 0, and the sender closes after it.
+    # The connection itself is at fault: request id 0, and the sender closes after it. BAD_RECORD with a request id
+    # costs that request alone.
     BAD_FRAME = 1
     BAD_VERSION = 2
     BAD_RECORD = 3

@@ -11,6 +11,8 @@ from protocol.frame import VERSION
 
 MAGIC = b"VMICERTX"
 NO_IDEMPOTENCY_KEY = bytes(16)
+# The name under which the agent's own audit and ledger tell of what the agent did by itself.
+AGENT_ITSELF = "vmi-agent"
 MAX_CHAIN_CERTIFICATES = 8
 LEAST_MAX_RECORD = 65_536
 # Octets of what is published that one record carries; of an OCSP request; of its response.
@@ -158,6 +160,19 @@ class SignCsr:
         for text in (self.user, self.method, self.address):
             if len(text) > 64 and len(text.encode()) > 256:  # a character takes four octets at most
                 raise ValueError("a requester field over 256 octets")
+
+    @property
+    def requester_fault(self) -> str | None:
+        """Why no agent acts for this requester, or None where nothing is wrong.
+
+        Names stand in an audit that people read, so each character must be visible, or the space U+0020: none of the
+        Unicode categories Cc, Cf, Cn, Co, Cs, Zl, Zp, and no other Zs. And nobody but the agent is called as it is.
+        """
+        if not (self.user.isprintable() and self.method.isprintable() and self.address.isprintable()):
+            return "a control, format or unassigned character in user, method or address"
+        if self.user.casefold() == AGENT_ITSELF:
+            return f"the user {AGENT_ITSELF} is the agent itself"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

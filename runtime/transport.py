@@ -273,6 +273,7 @@ class ChannelTransport(Protocol, ABC):
         self.wire.abortConnection()
 
     def disconnect(self) -> None:
-        """Close from this side, after what is already written."""
-        self.connection.close()
+        """Close from this side, after what is already written and, where answers are owed, an ERROR that says so."""
+        self.connection.leave()
+        self.flush()
         self._close()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import chains
 from needs import need
 from octets import AGENT_HELLO
 from processes import Process, port_of, start_proxy
@@ -29,7 +30,7 @@ from protocol.records import (
     SignCsr,
 )
 
-ROOT = b"\x30\x03root"
+ROOT = chains.ROOT.der()
 
 # What an agent answers to a SIGN_CSR; None for nothing at all.
 Behaviour = Callable[[SignCsr], Answer | None]

@@ -13,7 +13,7 @@ from protocol.events import Event
 from protocol.frame import FrameDecoder, encode_frame
 from protocol.records import Hello, Record, Role, SignCsr
 
-VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
+VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "docs" / "protocol-vectors.json").read_text(encoding="utf-8")
 )
 AGENT_HELLO = Hello(Role.AGENT, window=2, max_record=200_000, boot_id=b"a" * 16, clock_ms=1, root_generation=1)

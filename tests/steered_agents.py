@@ -60,7 +60,7 @@ class SteeredAgent:
 
     def drain(self) -> None:
         """Say that nothing new is taken over this connection."""
-        self._agent.drain()
+        self._agent.drain(self.clock.seconds())
         self.hear()
 
     def hear(self) -> None:

@@ -282,8 +282,8 @@ def test_drain_is_said_once() -> None:
     """Draining twice tells the asker once; a PING follows, so that it is known when nothing more can come."""
     agent = ready(Role.AGENT)
 
-    agent.drain()
-    agent.drain()
+    agent.drain(0.0)
+    agent.drain(0.0)
 
     assert sent_records(agent.data_to_send()) == [(0, Drain()), (0, Ping(1))]
 
@@ -292,7 +292,7 @@ def test_drain_lasts_until_what_crossed_it_is_answered() -> None:
     """A request that was on its way when DRAIN was sent is yielded, and the drain waits for it and for the PONG."""
     agent, asker = ready(Role.AGENT), ready(Role.ASKER)
     asker.ask(SIGN)
-    agent.drain()
+    agent.drain(0.0)
     assert not agent.drained
 
     feed(agent, asker.data_to_send(), one_by_one=False)
@@ -308,7 +308,7 @@ def test_drain_before_hello() -> None:
     """Where the peer has not said HELLO nothing is sent: there is nothing to wait for."""
     agent = connection(Role.AGENT)
 
-    agent.drain()
+    agent.drain(0.0)
 
     assert agent.data_to_send() == b""
     assert agent.drained
@@ -317,7 +317,7 @@ def test_drain_before_hello() -> None:
 def test_drain_before_hello_is_said_after_it() -> None:
     """A peer whose HELLO comes while the drain goes on is told, and waited for, like any other."""
     agent, asker = connection(Role.AGENT), ready(Role.ASKER)
-    agent.drain()
+    agent.drain(0.0)
 
     events_of_hello = feed(agent, encode(ASKER_HELLO), one_by_one=False)
     asker.ask(SIGN)
@@ -338,7 +338,7 @@ def test_drain_beside_a_ping_of_the_timer() -> None:
     """A PING that is still unanswered when the drain begins does not confuse it."""
     agent, asker = ready(Role.AGENT), ready(Role.ASKER)
     agent.handle_timer(15.0)
-    agent.drain()
+    agent.drain(15.0)
 
     feed(asker, agent.data_to_send(), one_by_one=False)
 

@@ -130,7 +130,7 @@ class JoinedConnections(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """The agent drains."""
-        self.agent.drain()
+        self.agent.drain(self.now)
         self.collect()
 
     @rule(seconds=st.floats(0.0, 4.9))

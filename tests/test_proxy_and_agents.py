@@ -95,7 +95,8 @@ def test_agent_answers_for_another_csr(
             answer = sign(url, route, csr if lie == "another CSR's hash" else None)
             assert told(answer) == (502, "agent.failed")
             assert "CERTIFICATE" not in answer.body
-        proxy.wait_for("agent answered for another CSR")
+        no_chain = lie == "no certificate"
+        proxy.wait_for("agent's certificates are no chain" if no_chain else "agent answered for another CSR")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,8 @@ def test_agent_answers_for_another_csr(
         (ErrorCode.BUSY, 503, "agent.busy", "3"),
         (ErrorCode.DEADLINE, 503, "agent.timeout", "5"),
         (ErrorCode.DRAINING, 503, "agent.unavailable", "5"),
-        (ErrorCode.FAILED, 502, "agent.failed", None),
+        (ErrorCode.FAILED, 502, "agent.failed", "3"),
+        (ErrorCode.BAD_SEQUENCE, 502, "agent.failed", "3"),
         (ErrorCode.UNSUPPORTED, 502, "agent.failed", None),
     ],
 )

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from chains import Link
 from hostile_agents import fetched, hostile_agent, proxy_to
 from process_figures import memory_octets
 from processes import port_of
@@ -35,7 +36,7 @@ def test_crl_and_ocsp_on_both_listeners(tmp_path: Path) -> None:
 
 def test_status_reaches_the_proxy(tmp_path: Path) -> None:
     """STATUS with another root has the root learned at once, and what was kept of the CRLs looked at again."""
-    new_root = b"\x30\x03new"
+    new_root = Link("new", "new", key=1, issuer_key=1).der()
     with hostile_agent(lambda _: None) as agent:
         agent.crl = b"old"
         with proxy_to(agent, tmp_path) as (proxy, url, _):

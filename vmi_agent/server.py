@@ -315,7 +315,7 @@ class AgentServer(ServerFactory):
         done: Deferred[None] = Deferred()
         self._drained = done
         for channel in self.channels:
-            channel.connection.drain()
+            channel.connection.drain(self.clock.seconds())
             channel.flush()
         self.look_whether_drained()
         return done

@@ -76,14 +76,13 @@ def from_error(error: ExchangeError) -> Problem:
             status, name = _REFUSALS[code]
             return Problem(status, name, error.text)
         case AgentUnavailable():
-            return Problem(503, "agent.unavailable", error.text, _retry_after(UNAVAILABLE_RETRY_AFTER_S))
-        case AgentBusy(retry_after_ms=retry_after_ms):
-            seconds = max(BUSY_RETRY_AFTER_S, -(-retry_after_ms // 1000))
-            return Problem(503, "agent.busy", error.text, _retry_after(seconds))
+            return Problem(503, "agent.unavailable", error.text, _retry_after_agent(error, UNAVAILABLE_RETRY_AFTER_S))
+        case AgentBusy():
+            return Problem(503, "agent.busy", error.text, _retry_after_agent(error, BUSY_RETRY_AFTER_S))
         case AgentTimeout():
-            return Problem(503, "agent.timeout", error.text, _retry_after(UNAVAILABLE_RETRY_AFTER_S))
+            return Problem(503, "agent.timeout", error.text, _retry_after_agent(error, UNAVAILABLE_RETRY_AFTER_S))
         case AgentFailed():
-            return Problem(502, "agent.failed", error.text)
+            return Problem(502, "agent.failed", error.text, _retry_after_agent(error, 0))
     return failed()
 
 
@@ -162,6 +161,12 @@ def failed() -> Problem:
 def reason(status: int) -> str:
     """Return the status's reason phrase."""
     return HTTPStatus(status).phrase
+
+
+def _retry_after_agent(error: ExchangeError, least_s: int) -> dict[str, str]:
+    """Return the header for what the agent says, in whole seconds and no fewer than these; none for 0."""
+    seconds = max(least_s, ceil(error.retry_after_ms / 1000))
+    return _retry_after(seconds) if seconds else {}
 
 
 def _retry_after(seconds: int) -> dict[str, str]:

@@ -1,13 +1,14 @@
-"""The OCSP responder (RFC 6960, with the nonce of RFC 9654): one certificate per request, answered by a delegate.
+"""The OCSP responder (RFC 6960, with the nonce of RFC 9654): certificates of one issuer, answered for by its delegate.
 
 The CA's own key signs the delegate's certificate and nothing else, so what it answers costs the CA's token nothing.
-Answers without a nonce are kept and given again until half of their time is over, or the certificate's status changes.
+Answers about one certificate and without a nonce are kept and given again until half of their time is over, or the
+certificate's status changes.
 Of a certificate that is not known nothing is kept: whoever counts serial numbers would push out what others ask for.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -23,26 +24,28 @@ from runtime.clock import BACK_DATE, milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.custody import CustodyError
+from vmi_agent.custody.algorithms import parameters_of, signature_algorithm
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.ledger import carried_revocations
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.writer import Ledger
+from vmi_agent.status import ocsp_der
 from vmi_agent.status.responder import Delegate, Responders
-from vmi_agent.status.revocation import Reason
 
 VALIDITY = timedelta(hours=1)
 KEPT_ANSWERS = 4096
 _NONCE_OCTETS = range(1, 129)  # RFC 9654, 2.1
 
 _HASHES: tuple[hashes.HashAlgorithm, ...] = (hashes.SHA1(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512())  # noqa: S303  # names a certificate here, and is what clients send
-_REASONS = {
-    Reason.keyCompromise: x509.ReasonFlags.key_compromise,
-    Reason.affiliationChanged: x509.ReasonFlags.affiliation_changed,
-    Reason.superseded: x509.ReasonFlags.superseded,
-    Reason.cessationOfOperation: x509.ReasonFlags.cessation_of_operation,
-    Reason.certificateHold: x509.ReasonFlags.certificate_hold,
-    Reason.privilegeWithdrawn: x509.ReasonFlags.privilege_withdrawn,
-}
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """What is known of a certificate; `revoked_at` and `reason` where it is revoked or on hold."""
+
+    is_known: bool
+    revoked_at: datetime | None = None
+    reason: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,6 @@ class OcspAnswer:
 
     der: bytes
     expires_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Status:
-    status: ocsp.OCSPCertStatus
-    revoked_at: datetime | None = None
-    reason: x509.ReasonFlags | None = None
 
 
 class OcspResponder:
@@ -92,19 +88,27 @@ class OcspResponder:
     def answer(self, request_der: bytes) -> OcspAnswer:
         """Return the answer to a request, whatever it is. Blocks; any thread may call this."""
         try:
-            request = ocsp.load_der_ocsp_request(request_der)
-            nonce = _nonce_of(request)
-            name = request.hash_algorithm.name
-        except (ValueError, NotImplementedError, UnsupportedAlgorithm, x509.DuplicateExtension):
-            # The second is how the cryptography package says that a request asks for several certificates.
+            asked = ocsp_der.take_apart(request_der)
+            requests = [ocsp.load_der_ocsp_request(each.request) for each in asked]
+            nonce = _nonce_of(requests[0])  # each has the extensions of the whole
+            names = [each.hash_algorithm.name for each in requests]
+        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
-        if request.serial_number < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
+        serials = [each.serial_number for each in requests]
+        if min(serials) < 0:  # nobody has such a one (RFC 5280, 4.1.2.2), and no answer could name it
             return _unsuccessful(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
-        authority = self._issuer(name, request.issuer_name_hash, request.issuer_key_hash)
+        authorities = [
+            self._issuer(name, each.issuer_name_hash, each.issuer_key_hash)
+            for name, each in zip(names, requests, strict=True)
+        ]
+        authority = authorities[0]
         if authority is None or not authority.is_valid_at(self._now()):
             return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
-        key = (name, authority.generation, request.serial_number)
-        if nonce is None:
+        if any(each is not authority for each in authorities):  # whose delegates are others (RFC 6960, 4.2.2.2)
+            return _unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
+        key = (names[0], authority.generation, serials[0])
+        may_keep = nonce is None and len(asked) == 1
+        if may_keep:
             kept = self._kept_answer(key)
             if kept is not None:
                 return kept
@@ -113,7 +117,9 @@ class OcspResponder:
             delegate = self._responders.get(authority)
             if delegate is None:
                 return _unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
-            answer = self._sign(request, authority, delegate, nonce)
+            statuses = self._ledger.read(lambda connection: [_status_of(connection, authority, n) for n in serials])
+            named = [(each.cert_id, status) for each, status in zip(asked, statuses, strict=True)]
+            answer = self._sign(named, delegate, nonce, may_keep=may_keep and statuses[0].is_known)
         except (LedgerUnavailable, CustodyError, SelfCheckFailed) as error:
             self._report(error)
             return _unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
@@ -158,41 +164,39 @@ class OcspResponder:
                 self._kept.popitem(last=False)
 
     def _sign(
-        self, request: ocsp.OCSPRequest, authority: Authority, delegate: Delegate, nonce: x509.OCSPNonce | None
+        self,
+        named: Sequence[tuple[bytes, _Status]],
+        delegate: Delegate,
+        nonce: x509.OCSPNonce | None,
+        *,
+        may_keep: bool,
     ) -> OcspAnswer:
-        status = self._ledger.read(lambda connection: _status_of(connection, authority, request.serial_number))
+        """Return the answer that says this of each CertID."""
         now = self._now().replace(microsecond=0)
-        # Dated back as leaves are, but not before the revocation, nor is that in the future.
-        this_update, revoked_at = now - BACK_DATE, status.revoked_at
-        if revoked_at is not None:
-            revoked_at = min(revoked_at, now)
-            this_update = max(this_update, revoked_at)
-        builder = (
-            ocsp.OCSPResponseBuilder()
-            .add_response_by_hash(
-                request.issuer_name_hash,
-                request.issuer_key_hash,
-                request.serial_number,
-                request.hash_algorithm,
-                status.status,
-                this_update,
-                now + VALIDITY,
-                revoked_at,
-                status.reason,
-            )
-            .responder_id(ocsp.OCSPResponderEncoding.HASH, delegate.certificate)
-            .certificates([delegate.certificate])
-        )
-        if nonce is not None:
-            builder = builder.add_extension(nonce, critical=False)
-        der = builder.sign(delegate.key, delegate.hash_algorithm).public_bytes(Encoding.DER)
-        may_be_kept = nonce is None and status.status is not ocsp.OCSPCertStatus.UNKNOWN
-        return OcspAnswer(der, milliseconds(now + VALIDITY) if may_be_kept else 0)
+        responses = [_single_response(cert_id, status, now) for cert_id, status in named]
+        data = ocsp_der.response_data(delegate.certificate, now, responses, nonce)
+        public_key = delegate.certificate.public_key()
+        # Of the classes of keys each takes its own parameters, which the type checker cannot know.
+        sign: Callable[..., bytes] = delegate.key.sign
+        signature = sign(data, *parameters_of(public_key))
+        der = ocsp_der.response(data, signature_algorithm(public_key), signature, delegate.certificate)
+        return OcspAnswer(der, milliseconds(now + VALIDITY) if may_keep else 0)
+
+
+def _single_response(cert_id: bytes, status: _Status, now: datetime) -> bytes:
+    """Return a SingleResponse, dated back as leaves are: not to before the revocation, nor is that in the future."""
+    this_update, cert_status = now - BACK_DATE, ocsp_der.GOOD if status.is_known else ocsp_der.UNKNOWN
+    if status.revoked_at is not None:
+        revoked_at = min(status.revoked_at, now)
+        this_update = max(this_update, revoked_at)
+        cert_status = ocsp_der.revoked(revoked_at, status.reason)
+    return ocsp_der.single_response(cert_id, cert_status, this_update, now + VALIDITY)
 
 
 def _status_of(connection: Connection, authority: Authority, serial: int) -> _Status:
+    """Return what the ledger holds of a certificate of this issuer."""
     if not 0 < serial < 1 << 8 * SERIAL_OCTETS:
-        return _Status(ocsp.OCSPCertStatus.UNKNOWN)
+        return _Status(is_known=False)
     row = connection.execute(
         select(issuance.c.reason, issuance.c.revoked_ms).where(
             issuance.c.serial == serial.to_bytes(SERIAL_OCTETS),
@@ -203,11 +207,10 @@ def _status_of(connection: Connection, authority: Authority, serial: int) -> _St
     if row is None:
         row = carried_revocations.find(connection, serial.to_bytes(SERIAL_OCTETS), authority.generation)
     if row is None:
-        return _Status(ocsp.OCSPCertStatus.UNKNOWN)
+        return _Status(is_known=False)
     if row.reason is None:
-        return _Status(ocsp.OCSPCertStatus.GOOD)
-    revoked_at = datetime.fromtimestamp(row.revoked_ms // 1000, UTC)
-    return _Status(ocsp.OCSPCertStatus.REVOKED, revoked_at, _REASONS.get(Reason(row.reason)))
+        return _Status(is_known=True)
+    return _Status(is_known=True, revoked_at=datetime.fromtimestamp(row.revoked_ms // 1000, UTC), reason=row.reason)
 
 
 def _nonce_of(request: ocsp.OCSPRequest) -> x509.OCSPNonce | None:

@@ -13,11 +13,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from protocol.records import NO_IDEMPOTENCY_KEY
+from protocol.records import AGENT_ITSELF, NO_IDEMPOTENCY_KEY
 from runtime.clock import BACK_DATE, milliseconds
 from runtime.files import FileRefused, read_secret, replace_file
 from vmi_agent.ca import ca_store
@@ -25,7 +25,7 @@ from vmi_agent.ca.authority import Authority
 from vmi_agent.ca.ca_certificates import ocsp_responder_name
 from vmi_agent.ca.certificate import SERIAL_OCTETS, certificate_tbs, extension, new_serial
 from vmi_agent.custody import CustodyError, file
-from vmi_agent.custody.algorithms import hash_of, key_type_of
+from vmi_agent.custody.algorithms import key_type_of
 from vmi_agent.errors import LedgerUnavailable, SelfCheckFailed
 from vmi_agent.issuing import sign_recorded
 from vmi_agent.ledger.ledger_rows import Intent
@@ -40,7 +40,7 @@ RETRY_AFTER = timedelta(seconds=30)
 # For another agent that makes one at the same time.
 LOCK_WAIT_S = 2.0
 _PROFILE = "ocsp-responder"
-_ITSELF = "vmi-agent"
+_ITSELF = AGENT_ITSELF
 
 _EXTENSIONS = (
     extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
@@ -57,11 +57,6 @@ class Delegate:
 
     key: CertificateIssuerPrivateKeyTypes
     certificate: x509.Certificate
-
-    @property
-    def hash_algorithm(self) -> hashes.SHA256 | hashes.SHA384 | None:
-        """What the key's signatures hash with."""
-        return hash_of(self.certificate.public_key())
 
 
 class Responders:
