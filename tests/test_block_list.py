@@ -18,11 +18,13 @@ from processes import run, start_agent
 from sqlalchemy import Connection
 
 from runtime.clock import milliseconds, utc_now
+from vmi_agent.ca.backup import back_up, restore
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import audit, blocked_keys
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.blocked_keys import BlockListRefused, export_blocked, import_blocked
 from vmi_agent.ledger.ledger_schema import reading, writing
+from vmi_agent.ledger.ledger_takeover import bring_up_to_date
 from vmi_agent.status.revocation import Reason
 
 HASHES = [number.to_bytes(32) for number in range(1, 101)]
@@ -176,6 +178,25 @@ def test_ledger_of_version_2_is_taken_over(tmp_path: Path, time: Time) -> None:
         assert code(agent, csrs[Reason.certificateHold]) == SIGNED
     with reading(tmp_path) as connection:
         assert complaint(connection) == ""
+
+
+def test_backup_of_version_2_is_restored(tmp_path: Path, time: Time) -> None:
+    """A backup from before the update is restored and brought up to date by the first agent, or before an import."""
+    state, restored = tmp_path / "state", tmp_path / "restored"
+    with open_agent(state, time) as agent:
+        serial, now_ms = serial_in(answer(agent)), milliseconds(time())
+        agent.ledger.change(lambda it: revoke_as_version_2(it, serial, Reason.keyCompromise, now_ms))
+    as_version_2(state)
+    back_up(state, tmp_path / "backup.tar", time())
+    restore(tmp_path / "backup.tar", restored, time())
+
+    with writing(restored) as connection:
+        bring_up_to_date(connection, milliseconds(time()))
+        assert import_blocked(connection, [json.dumps(GOOD)], milliseconds(time()), "restore") == 1
+    with open_agent(restored, time) as agent:
+        assert code(agent) == REFUSED
+        assert len(agent.ledger.read(lambda it: blocked_keys.list_blocks(it))) == 2
+        assert agent.ledger.read(complaint) == ""
 
 
 def test_ledger_of_version_2_that_others_use(tmp_path: Path, time: Time) -> None:

@@ -28,15 +28,32 @@ def test_guide_look_up_and_revoke(running: Running) -> None:
 
     done = running.sh(guide("vmi-agent certs revoke").replace("SERIAL", serial))
 
+    [key] = re.findall(r"key blocked: ([0-9a-f]{64})", done.splitlines()[1])
     assert done.splitlines() == [
         f"revoked: {serial} (certificateHold)",
+        f"key blocked: {key}",
         f"released: {serial}",
         f"revoked: {serial} (keyCompromise)",
+        f"key blocked: {key}",
     ]
     running.wait_for_crl_with(serial)
     looked_at = running.sh(guide("curl -sf").replace("SERIAL", serial))
     assert f"Serial Number: {serial.upper()}" in looked_at
     assert f"0x{serial}: revoked" in looked_at
+
+
+def test_guide_blocked_keys(running: Running) -> None:
+    """A key is blocked by its CSR, listed under the hash that openssl prints, refused, and unblocked."""
+    ask = block("openssl req")
+    running.sh(ask)
+    blocking, listing, unblocking = guide("vmi-agent keys block").splitlines()
+    [blocked] = re.findall(r"blocked: ([0-9a-f]{64})", running.sh(blocking))
+    assert "  by hand  laptop stolen" in running.sh(listing)
+    running.sh("openssl req -in hmc.csr -noout -pubkey -out hmc.pub")
+    assert blocked in running.sh(guide("openssl pkey -pubin"))
+    assert json.loads(running.sh(ask.partition("\n")[2]))["data"]["code"] == "csr.blocked_key"
+    assert running.sh(unblocking.replace("HASH", blocked)) == f"unblocked: {blocked}\n"
+    assert isinstance(json.loads(running.sh(ask.partition("\n")[2]))["data"], list)
 
 
 def test_guide_audit_rotation_encryption_and_backup(running: Running) -> None:

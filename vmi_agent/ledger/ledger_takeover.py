@@ -41,11 +41,34 @@ def take_over(connection: Connection, now: datetime, *, alone: bool) -> tuple[in
             f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
             f" clock; where it was the old time that was wrong: `{command('vmi-agent', 'audit accept-clock')}`"
         )
+    _note_update(connection, version, now_ms)
+    return closing_off.close_off_all(connection, now_ms) if alone else 0
+
+
+def bring_up_to_date(connection: Connection, now_ms: int) -> None:
+    """Bring a ledger of an earlier version that nobody serves from up to date, as the first agent would.
+
+    Args:
+        now_ms: in milliseconds since 1970-01-01 UTC.
+
+    Raises:
+        LedgerUnavailable: as `schema_upgrade.prepare` does.
+    """
+    _note_update(connection, prepare(connection, alone=True), now_ms)
+
+
+def _note_update(connection: Connection, version: int, now_ms: int) -> None:
+    """Fill in what a ledger of this version lacked: its audit, its block list."""
     if version == 1:
         audit.append(connection, list(_events_of_before(connection, now_ms)))
     if 0 < version < FIRST_WITH_BLOCK_LIST:
         blocked_keys.block_revoked(connection, now_ms, f"vmi-agent, from schema version {version}")
+<<<<<<< HEAD
     return closing_off.close_off_all(connection, now_ms) if alone else 0, last_ms
+||||||| ec53322
+    return closing_off.close_off_all(connection, now_ms) if alone else 0
+=======
+>>>>>>> i13-a
 
 
 def _events_of_before(connection: Connection, now_ms: int) -> Iterator[Event]:
