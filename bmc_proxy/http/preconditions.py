@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bmc_proxy.errors import VersionGone
+
 # entity-tag (RFC 9110, 8.8.3); in a list of them (5.6.1) commas and white space stand between.
 _TAG = re.compile(rb'(?:W/)?"[!#-~\x80-\xff]*"')
 _BETWEEN = b" \t,"
@@ -41,6 +43,19 @@ class Preconditions:
 
     match: Tags | None
     none_match: Tags | None
+
+    def exclude(self, etag: str | None) -> bool:
+        """Return whether If-None-Match rules the current version out.
+
+        Args:
+            etag: of the current representation; None where there is none.
+
+        Raises:
+            VersionGone: If-Match does not.
+        """
+        if self.match is not None and not self.match.match_strongly(etag):
+            raise VersionGone
+        return self.none_match is not None and self.none_match.match_weakly(etag)
 
     @property
     def versions(self) -> frozenset[str] | None:

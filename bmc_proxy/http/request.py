@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from bmc_proxy.accounts import ANONYMOUS
 from bmc_proxy.callers import Caller, anonymous
 from bmc_proxy.deadline import Deadline
-from bmc_proxy.errors import ExchangeError, TooManyRequests, VersionGone
+from bmc_proxy.errors import ExchangeError, TooManyRequests
 from bmc_proxy.http import problems
 from bmc_proxy.http.answers import answer_head
 from bmc_proxy.http.call import Call, Problem, Reply, Route
@@ -26,8 +26,8 @@ from bmc_proxy.http.edge import Channel
 from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
-from bmc_proxy.http.preconditions import preconditions_in
 from bmc_proxy.http.request_body import RequestBody
+from bmc_proxy.http.preconditions import NONE, preconditions_in
 from bmc_proxy.http.targets import is_host, path_of
 
 HEADER_LIMIT = 8 * 1024
@@ -67,7 +67,7 @@ class ExchangeRequest:
     def __init__(self, channel: Channel, head: Head) -> None:
         self.channel = channel
         self.head = head
-        # Nothing where the target is of no form that is taken; it is refused then, in the first dialect's words.
+        # Empty for a target of no form that is taken, which is refused.
         self.path = path_of(head.method, head.target) or b""
         self.request_id = os.urandom(8).hex()
         self.is_answered = False
@@ -172,23 +172,15 @@ class ExchangeRequest:
 
     async def _under_conditions(self, route: Route, call: Call) -> Reply:
         """Answer where If-Match and If-None-Match allow (RFC 9110, 13.2.2)."""
-        match, none_match = call.preconditions.match, call.preconditions.none_match
-        if match is None and none_match is None:
-            return await self._in_time(route.answer(call))
+        conditions = call.preconditions
         if self.head.method in (b"GET", b"HEAD"):
             reply = await self._in_time(route.answer(call))
-            etag = reply.headers.get("ETag")
-            if match is not None and not match.match_strongly(etag):
-                raise VersionGone
-            if none_match is not None and none_match.match_weakly(etag):
-                return replace(reply, status=304, body=b"")
-            return reply
-        # What has no version that could be named is never the one that If-Match asks for.
-        etag = await self._in_time(route.etag(call)) if route.etag is not None else None
-        if match is not None and not match.match_strongly(etag):
-            raise VersionGone
-        if none_match is not None and none_match.match_weakly(etag):
-            raise Refused(problems.unmodified())
+            return replace(reply, status=304, body=b"") if conditions.exclude(reply.headers.get("ETag")) else reply
+        if conditions is not NONE:
+            # What has no version that could be named is never the one that If-Match asks for.
+            etag = None if route.etag is None else await self._in_time(route.etag(call))
+            if conditions.exclude(etag):
+                raise Refused(problems.unmodified())
         return await self._in_time(route.answer(call))
 
     async def _admit(self, route: Route, argument: str) -> Caller | None:
@@ -197,8 +189,7 @@ class ExchangeRequest:
         credentials = credentials_in(head, self.channel.certificate)
         caller = self._edge.access.known(credentials, address)
         if caller is None and credentials.basic is None and self.channel.listener.is_anonymous:
-            # Neither a page in a browser on this machine is whom the anonymous listener is for, nor whoever a reverse
-            # proxy on this machine speaks for.
+            # The anonymous listener is neither for a page in a browser, nor for a reverse proxy's clients.
             if is_forwarded(head):
                 self._told["anonymous"] = "no: forwarded by a proxy"
             elif b"origin" not in head:
