@@ -26,8 +26,8 @@ from bmc_proxy.http.edge import Channel
 from bmc_proxy.http.headers import credentials_in, is_cross_site, is_forwarded
 from bmc_proxy.http.heads import Head
 from bmc_proxy.http.pouring import Pouring
-from bmc_proxy.http.request_body import RequestBody
 from bmc_proxy.http.preconditions import NONE, preconditions_in
+from bmc_proxy.http.request_body import RequestBody
 from bmc_proxy.http.targets import is_host, path_of
 
 HEADER_LIMIT = 8 * 1024

@@ -42,7 +42,7 @@ def take_over(connection: Connection, now: datetime, *, alone: bool) -> tuple[in
             f" clock; where it was the old time that was wrong: `{command('vmi-agent', 'audit accept-clock')}`"
         )
     _note_update(connection, version, now_ms)
-    return closing_off.close_off_all(connection, now_ms) if alone else 0
+    return closing_off.close_off_all(connection, now_ms) if alone else 0, last_ms
 
 
 def bring_up_to_date(connection: Connection, now_ms: int) -> None:
@@ -63,12 +63,6 @@ def _note_update(connection: Connection, version: int, now_ms: int) -> None:
         audit.append(connection, list(_events_of_before(connection, now_ms)))
     if 0 < version < FIRST_WITH_BLOCK_LIST:
         blocked_keys.block_revoked(connection, now_ms, f"vmi-agent, from schema version {version}")
-<<<<<<< HEAD
-    return closing_off.close_off_all(connection, now_ms) if alone else 0, last_ms
-||||||| ec53322
-    return closing_off.close_off_all(connection, now_ms) if alone else 0
-=======
->>>>>>> i13-a
 
 
 def _events_of_before(connection: Connection, now_ms: int) -> Iterator[Event]:
