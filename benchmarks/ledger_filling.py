@@ -22,7 +22,7 @@ from typing import Any
 from vmi_agent.ca.certificate import assemble, new_serial
 
 AT_ONCE = 10_000
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _NUMBERS = struct.Struct(">QQH")
 _Row = dict[str, Any]
 

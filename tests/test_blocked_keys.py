@@ -19,9 +19,9 @@ from protocol.errors import ErrorCode
 from protocol.records import Error, Signed
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.issuing import milliseconds
-from vmi_agent.judging.key_forms import key_forms
 from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger import blocked_keys
+from vmi_agent.ledger.key_forms import key_forms
 from vmi_agent.ledger.listing import prune
 from vmi_agent.status.revocation import Reason
 

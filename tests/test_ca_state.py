@@ -163,7 +163,7 @@ def make_intent(number: int) -> ledger_rows.Intent:
         not_before=0,
         not_after=0,
         recorded_ms=0,
-        key_forms=(octets,),
+        public_key_info=octets,
     )
 
 

@@ -281,7 +281,7 @@ def intent_of(leaf: bytes) -> Intent:
         not_before=0,
         not_after=0,
         recorded_ms=0,
-        key_forms=(),
+        public_key_info=b"",
     )
 
 

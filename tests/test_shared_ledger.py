@@ -252,7 +252,7 @@ def test_same_question_twice_in_one_commit(tmp_path: Path, time: Time) -> None:
         second = replace(first, serial=b"s" * 17)
         outcomes = agent.ledger.record_all([first, second])
         assert outcomes == [Recorded(), Resumed(first.serial, b"tbs", 0)]
-        one, other = (Signature(first.serial, value, 1, bytes(32), 0, ()) for value in (b"one", b"other"))
+        one, other = (Signature(first.serial, value, 1, bytes(32), 0, b"") for value in (b"one", b"other"))
         unknown = replace(one, serial=b"u" * 17)
         outcomes = agent.ledger.record_all([unknown, one, other, one])
         assert isinstance(outcomes[0], ClosedOff)

@@ -270,11 +270,11 @@ def test_record_all_is_one_transaction(tmp_path: Path) -> None:
     """Several works are recorded at once, and each leads to what it would have led to alone."""
     first, other = make_intent(1), replace(make_intent(2), idempotency_key=KEY)
     conflicting = replace(make_intent(3), idempotency_key=KEY)
-    unknown = Signature(b"u" * 17, b"s", 1, bytes(32), 2, ())
+    unknown = Signature(b"u" * 17, b"s", 1, bytes(32), 2, b"")
     with open_agent(tmp_path, Time()) as agent:
         agent.ledger.record_intent(first)
         statements = statements_of(agent)
-        signature = Signature(first.serial, b"s", 1, bytes(32), 2, ())
+        signature = Signature(first.serial, b"s", 1, bytes(32), 2, b"")
         *outcomes, closed_off, again = agent.ledger.record_all(
             [other, signature, Event("x", 1, {}), conflicting, unknown, signature]
         )

@@ -17,7 +17,6 @@ from vmi_agent.custody import CustodyError
 from vmi_agent.errors import ClosedOff, Refused
 from vmi_agent.judging import key_policy
 from vmi_agent.judging.csr import check_possession, parse
-from vmi_agent.judging.key_forms import key_forms
 from vmi_agent.judging.profile import Approved, Profile, approve, choose
 from vmi_agent.ledger.ledger_rows import (
     AlreadyIssued,
@@ -90,7 +89,7 @@ class Issuing:
             approved = approve(csr, key, choose(self._profiles, request.user), authority.issuer.name)
         except Refused:
             # A key that is blocked is refused as such, whatever else there is to say. Recording looks that up anyway.
-            if await recorded(KeyQuestion(key_forms(csr.public_key_info))):
+            if await recorded(KeyQuestion(csr.public_key_info)):
                 raise _blocked() from None
             raise
 
@@ -130,7 +129,6 @@ class Issuing:
             rotate = command("vmi-agent", "ca rotate", opens_keys=True)
             raise CustodyError(f"the CA ended at {issuer.not_after.isoformat()}. Make a new one: `{rotate}`")
         not_before, not_after = approved.profile.period(now, issuer.not_after)
-        forms = key_forms(approved.csr.public_key_info)
         return Intent(
             serial=serial,
             tbs=certificate_tbs(
@@ -149,12 +147,12 @@ class Issuing:
             address=request.address,
             idempotency_key=request.idempotency_key,
             csr_sha256=approved.csr.sha256,
-            key_sha256=forms[0],
+            key_sha256=sha256(approved.csr.public_key_info).digest(),
             subject=approved.subject_text,
             not_before=_seconds(not_before),
             not_after=_seconds(not_after),
             recorded_ms=milliseconds(now),
-            key_forms=forms,
+            public_key_info=approved.csr.public_key_info,
         )
 
 
@@ -192,7 +190,7 @@ async def sign_recorded(
 
     signature, certificate = await made(authority.custody, sign)
     signed_ms, digest = milliseconds(now()), sha256(certificate).digest()
-    kept = await recorded(Signature(intent.serial, signature, signed_ms, digest, intent.not_after, intent.key_forms))
+    kept = await recorded(Signature(intent.serial, signature, signed_ms, digest, intent.not_after, public_key_info))
     if isinstance(kept, KeyBlocked):
         raise _blocked()
     if not kept.is_first:

@@ -20,6 +20,7 @@ from runtime.hints import command
 from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.key_forms import key_forms
 from vmi_agent.ledger.ledger_schema import ISSUED
 from vmi_agent.ledger.statements import AnyConnection, execute, execute_many, one_of
 
@@ -62,11 +63,19 @@ class Block(NamedTuple):
 
 
 def blocked_among(connection: AnyConnection, keys: Sequence[bytes]) -> frozenset[bytes]:
-    """Return those of these key hashes that are blocked. Up to a few hundred at once."""
-    if not keys:
+    """Return those of these keys that are blocked, in whichever form of their encoding.
+
+    Args:
+        keys: SubjectPublicKeyInfos in DER, up to a few hundred.
+    """
+    # Every certificate comes through here, and most lists are empty.
+    if not keys or not execute(connection, "SELECT 1 FROM blocked_key LIMIT 1"):
         return frozenset()
-    statement = f"SELECT key_sha256 FROM blocked_key WHERE key_sha256 {one_of(keys)}"  # noqa: S608  # question marks
-    return frozenset(key for (key,) in execute(connection, statement, keys))
+    forms = {key: key_forms(key) for key in keys}
+    hashes = [each for some in forms.values() for each in some]
+    statement = f"SELECT key_sha256 FROM blocked_key WHERE key_sha256 {one_of(hashes)}"  # noqa: S608  # question marks
+    blocked = {found for (found,) in execute(connection, statement, hashes)}
+    return frozenset(key for key, some in forms.items() if not blocked.isdisjoint(some))
 
 
 def blocks_of(connection: AnyConnection, key_sha256: bytes) -> list[Block]:

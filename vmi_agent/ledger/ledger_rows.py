@@ -50,8 +50,7 @@ class Intent:
         not_before, not_after: in seconds since 1970-01-01 UTC; `recorded_ms` in milliseconds.
         instead_of: the serial of a pending intent of the same, which is not to be taken up again: what is pending is
             closed off with this one, unless somebody else did so.
-        key_forms: the hashes of the key in all its encodings, `key_sha256` among them: where one of them is on the
-            block list, nothing is recorded.
+        public_key_info: the key's SubjectPublicKeyInfo in DER: where the key is on the block list, nothing is recorded.
     """
 
     serial: bytes
@@ -68,7 +67,7 @@ class Intent:
     not_before: int
     not_after: int
     recorded_ms: int
-    key_forms: tuple[bytes, ...]
+    public_key_info: bytes
     instead_of: bytes | None = None
 
     @property
@@ -92,7 +91,7 @@ class Signature:
         issued_ms: when it was made, in milliseconds since 1970-01-01 UTC.
         certificate_sha256: over the certificate that the two make.
         not_after: of the certificate, in seconds since 1970-01-01 UTC.
-        key_forms: as the intent has them.
+        public_key_info: as the intent has it.
     """
 
     serial: bytes
@@ -100,7 +99,7 @@ class Signature:
     issued_ms: int
     certificate_sha256: bytes
     not_after: int
-    key_forms: tuple[bytes, ...]
+    public_key_info: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +169,10 @@ class KeyQuestion:
     """Whether a key is on the block list.
 
     Attributes:
-        key_forms: the hashes of the key in all its encodings.
+        public_key_info: its SubjectPublicKeyInfo in DER.
     """
 
-    key_forms: tuple[bytes, ...]
+    public_key_info: bytes
 
 
 # What has no signature yet, in the ledger or in the batch that is about to be recorded.
@@ -213,7 +212,7 @@ def record_signatures(
     intent is closed off.
 
     Args:
-        blocked: the keys of these signatures that are blocked.
+        blocked: the SubjectPublicKeyInfos of these signatures that are blocked.
     """
     if not signatures:
         return []
@@ -225,7 +224,7 @@ def record_signatures(
     outcomes: list[Kept | KeyBlocked | None] = []
     new: list[tuple[bytes, int, bytes]] = []
     for each in signatures:
-        if blocked and not blocked.isdisjoint(each.key_forms):
+        if blocked and each.public_key_info in blocked:
             outcomes.append(KeyBlocked((each.serial,) if each.serial in pending else ()))
             pending.discard(each.serial)
         elif each.serial in recorded:
@@ -251,7 +250,7 @@ def record_intents(
     window is closed off before another one is recorded.
 
     Args:
-        blocked: the keys of these intents that are blocked.
+        blocked: the SubjectPublicKeyInfos of these intents that are blocked.
     """
     if not intents:
         return []
@@ -265,7 +264,7 @@ def record_intents(
     new: list[tuple[object, ...]] = []
     tokens: list[tuple[bytes, bytes, bytes]] = []
     for intent, digest in zip(intents, digests, strict=True):
-        if blocked and not blocked.isdisjoint(intent.key_forms):
+        if blocked and intent.public_key_info in blocked:
             outcomes.append(KeyBlocked())
             continue
         question = (digest, intent.root_generation)

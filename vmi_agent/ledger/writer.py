@@ -22,9 +22,9 @@ from runtime.files import sync_directory
 from vmi_agent.errors import CheckpointFailed, ClosedOff, LedgerUnavailable
 from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.blocked_keys import blocked_among
 from vmi_agent.ledger.checkpoints import Checkpoints, TrustLost, settle
 from vmi_agent.ledger.closing_off import events_of as closing_events
+from vmi_agent.ledger.free_keys import FreeKeys
 from vmi_agent.ledger.ledger_events import events_of, signed
 from vmi_agent.ledger.ledger_rows import (
     Intent,
@@ -101,6 +101,7 @@ class Ledger:
             raise LedgerUnavailable(f"ledger {self._path}: {reason(error)}") from error
         self._connection = driver_of(self._held)
         self._checkpoints = Checkpoints(self._connection)
+        self._free_keys = FreeKeys()
         self._is_log_growing = False
         self._reader = open_ledger(self._path, for_writing=False)
         self._file = os.stat(self._path)
@@ -159,11 +160,11 @@ class Ledger:
         signatures = [work for work in works if isinstance(work, Signature)]
         intents = [work for work in works if isinstance(work, Intent)]
         events = [work for work in works if isinstance(work, Event)]
-        keys = [key for work in works if not isinstance(work, Event) for key in work.key_forms]
+        keys = [work.public_key_info for work in works if not isinstance(work, Event)]
 
         def change(connection: sqlite3.Connection) -> tuple[list[_Kept], list[Outcome], frozenset[bytes]]:
             # In the transaction that records, so that a block that was committed first always counts.
-            blocked = blocked_among(connection, keys)
+            blocked = self._free_keys.blocked_among(connection, keys)
             kept = record_signatures(connection, signatures, blocked)
             outcomes = record_intents(connection, intents, blocked)
             told = (event for pair in zip(signatures, kept, strict=True) for event in _events_of_signature(*pair))
@@ -289,7 +290,7 @@ def _outcome(
 ) -> Outcome | Kept | ClosedOff | bool | None:
     """Return what a work led to, taken from those of its kind."""
     if isinstance(work, KeyQuestion):
-        return not blocked.isdisjoint(work.key_forms)
+        return work.public_key_info in blocked
     if isinstance(work, Intent):
         return next(outcomes)
     if isinstance(work, Event):

@@ -207,7 +207,7 @@ class Responders:
             not_before=int(not_before.timestamp()),
             not_after=int(not_after.timestamp()),
             recorded_ms=milliseconds(now),
-            key_forms=(key_sha256,),  # it was made a moment ago
+            public_key_info=key_info,
         )
         self._ledger.record_intent(intent)
         der, _ = alone(sign_recorded(intent, authority, self._now, name.public_bytes(), key_info), self._ledger)

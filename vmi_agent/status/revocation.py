@@ -13,9 +13,9 @@ from sqlalchemy import Connection, or_, select, update
 from protocol.der import leaf_subject_and_key
 from runtime.hints import command
 from vmi_agent.ca.certificate import assemble
-from vmi_agent.judging.key_forms import key_forms
 from vmi_agent.ledger import audit, blocked_keys, carried_revocations
 from vmi_agent.ledger.audit import Event
+from vmi_agent.ledger.key_forms import key_forms
 from vmi_agent.ledger.ledger_schema import ISSUED, issuance
 from vmi_agent.ledger.statements import check_changed
 

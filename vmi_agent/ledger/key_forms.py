@@ -4,6 +4,7 @@ A SubjectPublicKeyInfo that the key policy accepts has one encoding, but for EC 
 compressed (RFC 5480, 2.2). Both are the same key, so a key that is blocked in one form is blocked in the other.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +17,7 @@ _EC = bytes.fromhex("06072a8648ce3d0201")
 _WHOLE, _COMPRESSED = (4,), (2, 3)
 
 
+@lru_cache(maxsize=1024)  # asked for an intent, and a moment later for its signature
 def key_forms(public_key_info: bytes) -> tuple[bytes, ...]:
     """Return the SHA-256 of a SubjectPublicKeyInfo, and that of the same EC key in its other form.
 
