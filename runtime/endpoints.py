@@ -5,7 +5,8 @@ Twisted's own, and `tls:`, which is `tcp:` with TLS on it (Twisted has it for cl
 
 import os
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -20,6 +21,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
+from twisted.internet.protocol import Factory
 
 from runtime.descriptions import LOCAL_ENDPOINTS, arguments, is_loopback, tcp_ports, without_tls
 from runtime.errors import ConfigError, StartError
@@ -104,8 +106,40 @@ async def listen(
     return port
 
 
+async def check_can_listen(listeners: Sequence[tuple[IStreamServerEndpoint, str, bool]]) -> None:
+    """Listen on all of these at once, and stop again; whoever connects meanwhile is closed.
+
+    Args:
+        listeners: an endpoint, its description and whether it must be `locally`, as `listen` takes them.
+
+    Raises:
+        StartError: as `listen` does.
+    """
+    ports: list[IListeningPort] = []
+    try:
+        for endpoint, description, locally in listeners:
+            ports.append(await listen(endpoint, _Closed(), description, locally=locally))
+    finally:
+        for port in ports:
+            await maybeDeferred(port.stopListening)
+
+
+class _Closed(Factory):
+    """Closes every connection."""
+
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> None:
+        return None
+
+
 def _remove_dead_socket(path: str) -> None:
-    """Remove a unix socket that nobody listens on, such as a killed process leaves behind."""
+    """Remove a unix socket that nobody listens on, such as a killed process leaves behind; never another file."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # to connect to it is refused as well
+    except OSError:
+        return  # nothing there: listening will tell
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

@@ -18,13 +18,14 @@ from processes import run, start_agent
 from sqlalchemy import Connection
 
 from runtime.clock import milliseconds, utc_now
-from vmi_agent.ca.backup import back_up, restore
+from vmi_agent.ca.backup import back_up
 from vmi_agent.errors import LedgerUnavailable
+from vmi_agent.later_revocations import Later
 from vmi_agent.ledger import audit, blocked_keys
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.blocked_keys import BlockListRefused, export_blocked, import_blocked
 from vmi_agent.ledger.ledger_schema import reading, writing
-from vmi_agent.ledger.ledger_takeover import bring_up_to_date
+from vmi_agent.restore import Check, restore
 from vmi_agent.status.revocation import Reason
 
 HASHES = [number.to_bytes(32) for number in range(1, 101)]
@@ -181,17 +182,16 @@ def test_ledger_of_version_2_is_taken_over(tmp_path: Path, time: Time) -> None:
 
 
 def test_backup_of_version_2_is_restored(tmp_path: Path, time: Time) -> None:
-    """A backup from before the update is restored and brought up to date by the first agent, or before an import."""
+    """A backup from before the update is brought up to date when it is restored, so that a block list can be imported."""
     state, restored = tmp_path / "state", tmp_path / "restored"
     with open_agent(state, time) as agent:
         serial, now_ms = serial_in(answer(agent)), milliseconds(time())
         agent.ledger.change(lambda it: revoke_as_version_2(it, serial, Reason.keyCompromise, now_ms))
     as_version_2(state)
     back_up(state, tmp_path / "backup.tar", time())
-    restore(tmp_path / "backup.tar", restored, time())
+    restore(tmp_path / "backup.tar", restored, time(), Check(), Later(forget=True))
 
     with writing(restored) as connection:
-        bring_up_to_date(connection, milliseconds(time()))
         assert import_blocked(connection, [json.dumps(GOOD)], milliseconds(time()), "restore") == 1
     with open_agent(restored, time) as agent:
         assert code(agent) == REFUSED

@@ -63,7 +63,7 @@ def test_guide_audit_rotation_encryption_and_backup(running: Running) -> None:
     verified, *tail = running.sh(guide("vmi-agent audit verify")).splitlines()
     rotated = running.sh(guide("vmi-agent ca rotate"))
     encrypted = running.sh(guide("umask 077"))
-    restored = running.sh(guide("vmi-agent backup"))
+    restored = running.sh(guide("vmi-agent ca show"))
 
     assert re.fullmatch(r"audit verified: \d+ rows, head [0-9a-f]{64}", verified)
     assert any("  signed  " in line for line in tail)
@@ -75,6 +75,8 @@ def test_guide_audit_rotation_encryption_and_backup(running: Running) -> None:
         key = running.directory / "var" / "vmi-agent" / "ca" / str(generation) / "key.pem"
         assert key.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     assert restored.splitlines()[-1].startswith("restored: ")
+    assert "signed by: CN=VMI Root CA 2" in restored
+    assert "revocations written: 0" in restored
     restored_dir = str(running.directory / "var" / "restored")
     assert run("vmi-agent", "audit", "verify", "--state-dir", restored_dir).returncode == 0
 

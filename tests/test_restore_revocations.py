@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
+from documents import block, code_blocks
 from intents import make_intent
 from needs import need
 from processes import run
@@ -39,6 +40,7 @@ from vmi_agent.ledger.ledger_schema import reading
 from vmi_agent.restore import Restored
 from vmi_agent.status.revocation import Reason
 
+GUIDE = Path(__file__).parent.parent / "docs" / "ca.md"
 BEFORE, HELD, SINCE, AFTER, AFTER_HELD, GOOD = "before", "held", "since", "after", "after-held", "good"
 REVOKED = {BEFORE, SINCE, AFTER, AFTER_HELD}
 
@@ -385,3 +387,17 @@ def test_restore_command(tmp_path: Path, story: Story) -> None:
     assert "audit rows were written after it" in done.stderr
     assert names(tmp_path) >= {"restored"}
     assert ".restored.restoring" not in names(tmp_path)
+
+
+def test_restore_as_the_guide_has_it(tmp_path: Path, story: Story) -> None:
+    """The guide's command for 3 a.m., with everything that there may be, restores and brings the revocations back."""
+    with open_agent(story.state, story.time) as agent:
+        trusted = write_pem(tmp_path / "root.pem", agent.generations.current.root)
+    words = block("vmi-agent restore", code_blocks(GUIDE.read_text(encoding="utf-8"))).split()
+    meant = {"NEW": str(story.restored), "ASIDE": str(story.state), "root.pem": trusted, "1.crl": str(tmp_path / "crl")}
+    meant["vmi-agent.tar"] = str(tmp_path / "backup.tar")
+    assert meant.keys() <= set(words)
+    done = run(*(meant.get(word, word) for word in words))
+
+    assert done.returncode == 0, done.stderr
+    assert f"revoked again: {serial_of(story.leaves[SINCE]).hex()} (keyCompromise)" in done.stdout

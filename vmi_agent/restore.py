@@ -31,12 +31,11 @@ from vmi_agent.ca.signed_statement import StatementRefused
 from vmi_agent.ca.staging import staging_directory
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.later_revocations import Later, Outcome
-from vmi_agent.ledger import audit, audit_check, blocked_keys, closing_off
+from vmi_agent.ledger import audit, audit_check, closing_off, ledger_takeover
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.ledger_schema import FILE_NAME, FIRST_WITH_BLOCK_LIST, reading, writing
+from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
-from vmi_agent.ledger.schema_upgrade import prepare
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -137,9 +136,7 @@ def _bring_up_to_date(connection: Connection, now_ms: int) -> None:
     Whether a pending certificate was signed after that is not known; it is not to be signed again, for it may be
     revoked.
     """
-    version = prepare(connection, alone=True)
-    if version < FIRST_WITH_BLOCK_LIST:
-        blocked_keys.block_revoked(connection, now_ms, f"vmi-agent restore, from schema version {version}")
+    ledger_takeover.bring_up_to_date(connection, now_ms)
     closing_off.close_off_all(connection, now_ms)
 
 

@@ -22,7 +22,7 @@ from protocol.records import Hello, Role
 from runtime import state_dir
 from runtime.clock import milliseconds, refuse_before_build, utc_now
 from runtime.descriptions import has_tls, without_tls
-from runtime.endpoints import describe, listen, server_endpoint
+from runtime.endpoints import check_can_listen, describe, listen, server_endpoint
 from runtime.errors import StartError
 from runtime.files import FileRefused
 from runtime.lifecycle import DRAIN_S, Reactor, within
@@ -31,7 +31,8 @@ from runtime.sparse import Sparse
 from runtime.tls import TlsFactory
 from runtime.transport import make_hello, new_boot_id
 from runtime.workers import Workers
-from vmi_agent.ca import authority, ca_life, ca_store
+from vmi_agent import preflight
+from vmi_agent.ca import authority, ca_life
 from vmi_agent.ca.authority import Generations
 from vmi_agent.config import Config
 from vmi_agent.custody import CustodyError
@@ -93,10 +94,13 @@ class AgentApplication:
         self._tls: Reloadable | None = None
 
     async def start(self) -> dict[str, object]:
-        """Lint the profiles, open the state directory, make the CA where there is none, and listen."""
+        """Check whatever can be, then open the state directory, make the CA where there is none, and listen."""
         config = self._config
         refuse_before_build(utc_now(), accepted=config.accept_clock)
         check(self._profiles, utc_now(), authority.pointers(config.publishing.publish_at, 1))
+        preflight.check(config)
+        listeners = zip(self._endpoints, config.listen, strict=True)
+        await check_can_listen([(endpoint, without_tls(each), not has_tls(each)) for endpoint, each in listeners])
         self._lock = lock = state_dir.claim(config.state_dir, shared=config.shared)
         try:
             ledger = self._open_ledger(alone=lock.is_alone)
@@ -178,11 +182,7 @@ class AgentApplication:
             check_ca_not_missing(path)
         ephemeral = None
         if config.ephemeral_ca:
-            if authority.exists(path) and not ca_store.is_ephemeral(ca_store.directory_of(path, ca_store.newest(path))):
-                raise StartError(
-                    f"{path} holds a lasting CA, which --ephemeral-ca would replace for good. Leave the option out, or"
-                    " give another state directory."
-                )
+            preflight.refuse_ephemeral(config)
             ephemeral = ca_life.create_ephemeral(path, config.key_type, now, ledger.note, publish_at=publish_at)
         elif not authority.exists(path):
             ca_life.refuse_while_requested(path)

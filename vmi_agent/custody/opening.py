@@ -50,6 +50,19 @@ def make_key(directory: Path, key_type: str, access: Access, label: str) -> Cust
     return custody
 
 
+def check_can_make(access: Access, key_type: str) -> None:
+    """Check, without making anything, that `make_key` would reach the token, if there is one, and log in to it.
+
+    Raises:
+        CustodyError: it would not, or a token makes no keys of this kind.
+    """
+    if access.token is None:
+        return
+    from vmi_agent.custody import pkcs11
+
+    pkcs11.check_can_make(access.token, key_type)
+
+
 def open_key(directory: Path, access: Access) -> Custody:
     """Return the key of a CA directory.
 

@@ -37,10 +37,15 @@ def make_key(token: Token, key_type: str, label: str) -> "Pkcs11Custody":
     Raises:
         CustodyError: the token cannot make it, or cannot be reached.
     """
-    if key_type not in KEY_TYPES:
-        raise CustodyError(f"a key in a token is one of {', '.join(KEY_TYPES)}. Keep other kinds in a file.")
+    _check_key_type(key_type)
     made: Pkcs11Custody = _keys().make_key(token, key_type, label)
     return made
+
+
+def check_can_make(token: Token, key_type: str) -> None:
+    """Log in to the token for writing, and out again. Arguments and errors as for `make_key`."""
+    _check_key_type(key_type)
+    _keys().check_can_write(token)
 
 
 def load(token: Token, uri: str) -> "Pkcs11Custody":
@@ -57,6 +62,11 @@ def load(token: Token, uri: str) -> "Pkcs11Custody":
         raise CustodyError(f"the key is in token {name.token!r}, not in {token.label!r}. Give that token's label.")
     found: Pkcs11Custody = _keys().find_key(token, name)
     return found
+
+
+def _check_key_type(key_type: str) -> None:
+    if key_type not in KEY_TYPES:
+        raise CustodyError(f"a key in a token is one of {', '.join(KEY_TYPES)}. Keep other kinds in a file.")
 
 
 def _keys() -> "ModuleType":

@@ -180,6 +180,16 @@ def make_key(token: Token, key_type: str, label: str) -> Pkcs11Custody:
     return find_key(token, name)
 
 
+def check_can_write(token: Token) -> None:
+    """Log in to the token and open a session that may write, as `make_key` does.
+
+    Raises:
+        CustodyError: the token cannot be reached, refuses the PIN, or is not writable.
+    """
+    login = login_to(token)
+    login.run(lambda epoch: login.open(epoch, writable=True).close())
+
+
 def find_key(token: Token, name: KeyUri) -> Pkcs11Custody:
     """Do what `pkcs11.load` promises."""
     login = login_to(token)
