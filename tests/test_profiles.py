@@ -253,6 +253,7 @@ def test_issue_for_a_user_without_a_profile(tmp_path: Path) -> None:
         Profile(subject=SubjectRules(patterns={NameOID.EMAIL_ADDRESS: ("hmc@*",)})),
         Profile(subject=SubjectRules(required=(NameOID.EMAIL_ADDRESS,)), names=NameRules(email=())),
         Profile(names=NameRules(dns=("hmc.*",), email=("**.e*",))),
+        Profile(names=NameRules(dns=("xn--*.example",))),
         Profile(names=NameRules(dns=(), ip=(), email=())),
     ],
 )
@@ -281,6 +282,7 @@ def test_lint_tries_every_kind_of_key() -> None:
         ),
         (Profile("x", subject=SubjectRules(forbidden=tuple(ATTRIBUTES.values()))), "CSR_POLICY"),
         (Profile("x", names=NameRules(dns=("*",))), "pkix.invalid_domain_name_syntax"),
+        (Profile("x", names=NameRules(dns=("*.10",))), "CSR_POLICY"),
     ],
 )
 def test_check_names_profile_key_and_finding(profile: Profile, told: str) -> None:

@@ -80,6 +80,7 @@ def _types() -> dict[str, bytes]:
         "good-subject-domain-components": name(
             attribute(DOMAIN_COMPONENT, IA5, b"com"), attribute(DOMAIN_COMPONENT, IA5, b"example"), COMMON_NAME
         ),
+        "good-subject-domain-component-one": with_(DOMAIN_COMPONENT, IA5, b"example"),
         "subject-domain-component-utf8": with_(DOMAIN_COMPONENT, UTF8, b"example"),
         "subject-domain-component-dotted": with_(DOMAIN_COMPONENT, IA5, b"example.com"),
         "subject-set-same-type-twice": sequence(der.wrap(SET, *sorted((COMMON_NAME, attribute(CN, UTF8, b"hmc2"))))),
@@ -173,6 +174,7 @@ def _hosts() -> dict[str, bytes]:
 def _good_hosts() -> dict[str, bytes]:
     return {
         "one-label": b"hmc1",
+        "last-label-one-letter": b"hmc1.x",
         "numbers-in-front": b"10.9.9.9.example.com",
         "last-label-almost-hex": b"hmc.0xyz",
         "label-63": b"a" * 63 + b".example.com",
@@ -200,6 +202,7 @@ def _mailboxes() -> dict[str, bytes]:
 def _good_mailboxes() -> dict[str, bytes]:
     return {
         "dotted": b"a.b+c@mail.example.com",
+        "one-label": b"root@hmc1",
         "64": b"a" * 64 + b"@example.com",
         "254": b"a" * 64 + b"@" + b".".join([b"b" * 61] * 3) + b".com",
         "xn": b"hmc@xn--kln-sna.example.com",

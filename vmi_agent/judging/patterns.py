@@ -70,7 +70,7 @@ def text_sample(pattern: str) -> str:
 def host_sample(pattern: str) -> str:
     """Return a host name that matches: one with a dot, wherever the pattern lets it have one."""
     *labels, last = pattern.removeprefix("**").split(".")
-    labels = [label.replace("*", "a") for label in labels]
+    labels = [label.replace("*", "4ca" if label.lower() == "xn--*" else "a") for label in labels]
     if pattern.startswith("**"):
         labels[:1] = ["a"]
     return ".".join([*labels, last.replace("*", "aa") or "example"])
