@@ -116,15 +116,15 @@ class HeadReader:
             HeadRefused: what it says cannot be answered.
         """
         at = 0
+        # A CR that was the last octet of the read before may have got its LF.
+        begin = max(0, self._searched - 1)
         while not self.is_whole:
-            # A CR that was the last octet of the read before may have got its LF.
-            begin = at + max(0, self._searched - 1)
             end = octets.find(END_OF_LINE, begin)
             if end < 0:
                 self._judge_rest(octets, at, begin)
                 break
-            self._searched = 0
             line, at = octets[at:end], end + len(END_OF_LINE)
+            begin = at
             self._octets += len(line) + len(END_OF_LINE)
             if self._octets > self._limit:
                 raise HeadRefused(self._too_large())

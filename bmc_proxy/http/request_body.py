@@ -49,8 +49,9 @@ class RequestBody:
         self.had_room = True
         self.is_wanted = True
         self._room = room
-        self._holding = Holding(source, self._make_room)
-        self._given_up = given_up
+        # Both refer back to this body or its request, and are forgotten with the last use: no garbage collection.
+        self._holding: Holding | None = None if self.is_whole else Holding(source, self._make_room)
+        self._given_up: Callable[[], None] | None = given_up
         self._left = length or 0
         self._behind: bytes | None = None
         self._chunks = ChunkedBody(self._keep, self._ends, framing_limit) if length is None else None
@@ -81,19 +82,24 @@ class RequestBody:
 
     def give_up(self) -> None:
         """Keep nothing of it."""
-        if not self.is_given_up:
+        given_up = self._given_up
+        if given_up is not None:
             self.is_given_up = True
             self.release()
-            self._given_up()
+            given_up()
 
     def release(self) -> None:
         """Forget it: it is answered for, or nobody waits for that any more. May be called again."""
         self.is_wanted = False
-        self.octets.clear()
-        self._room.release(self._holding)
+        self._given_up = None
+        if self._holding is not None:
+            self._holding.give_up = None
+            self._room.release(self._holding)
+            self._holding = None
+            self.octets.clear()
 
     def _charge(self, octets: int) -> None:
-        if not self.is_wanted:
+        if not self.is_wanted or self._holding is None:
             return
         self.charged += octets
         if self.charged > self.limit + FRAMING_ALLOWANCE:
@@ -112,7 +118,8 @@ class RequestBody:
 
     def _is_here(self) -> None:
         self.is_whole = True
-        self._holding.give_up = None
+        if self._holding is not None:
+            self._holding.give_up = None
 
     def _make_room(self) -> None:
         """Leave its room to other bodies."""
