@@ -19,8 +19,8 @@ FUZZ_JOBS ?= 2
 BIN = $(VENV)/bin
 
 # The tests of protocol, vmi_agent.judging and vmi_agent.issuing.
-COVERING = channel_rules connection connection_stateful csr_corpus der drain frame issuing judging key_policy patterns profile_file \
-    profiles records shared_ledger vectors
+COVERING = channel_rules connection connection_stateful csr_corpus der drain frame issuing judging key_policy patterns \
+    profile_file profiles records shared_ledger vectors
 
 .PHONY: run test lint format coverage fuzz soak bench clean scanner
 
