@@ -148,7 +148,7 @@ def main() -> None:
     mutations = list(systematic()) if parser.parse_args().systematic else named()
     results = all_caught(mutations)
     for mutation, result in zip(mutations, results, strict=True):
-        print(f"{'caught' if result else 'NOT CAUGHT'}: {mutation.file}: {mutation.what}", result, sep="\n    ")
+        print(f"caught: {result}" if result else "NOT CAUGHT", f"{mutation.file}: {mutation.what}", sep="\n    ")
     print(f"{sum(map(bool, results))} of {len(results)} caught")
 
 

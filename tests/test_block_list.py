@@ -182,7 +182,7 @@ def test_ledger_of_version_2_is_taken_over(tmp_path: Path, time: Time) -> None:
 
 
 def test_backup_of_version_2_is_restored(tmp_path: Path, time: Time) -> None:
-    """A backup from before the update is brought up to date when it is restored, so that a block list can be imported."""
+    """A backup from before is brought up to date when it is restored, so that a block list can be imported."""
     state, restored = tmp_path / "state", tmp_path / "restored"
     with open_agent(state, time) as agent:
         serial, now_ms = serial_in(answer(agent)), milliseconds(time())

@@ -11,9 +11,9 @@ from judges import certtool, go, openssl
 from lint import findings
 
 from protocol import der
+from runtime.clock import utc_now
 from vmi_agent.ca.certificate import object_identifier
 from vmi_agent.errors import Refused
-from vmi_agent.issuing import utc_now
 
 UTF8, NUMERIC, PRINTABLE, TELETEX, IA5, VISIBLE, UNIVERSAL, BMP = 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1A, 0x1C, 0x1E
 SET = 0x31
