@@ -152,16 +152,16 @@ def test_ledger_index_that_lies(tmp_path: Path) -> None:
     with open_agent(tmp_path, Time()) as agent:
         sign(agent, make_csr())
     with closing(sqlite3.connect(ledger_of(tmp_path), isolation_level=None)) as connection:
+        [(digest,)] = connection.execute("SELECT request_digest FROM issuance")
+        connection.execute("UPDATE issuance SET request_digest = zeroblob(32)")
+        index = "FROM sqlite_master WHERE name = 'issuance_by_request'"
+        kept = connection.execute("SELECT * " + index).fetchone()
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_master SET type = 'idle' WHERE name = 'issuance_by_request'")
-        kept = connection.execute("SELECT * FROM sqlite_master WHERE name = 'issuance_by_request'").fetchone()
-        connection.execute("DELETE FROM sqlite_master WHERE name = 'issuance_by_request'")
+        connection.execute("DELETE " + index)
         connection.execute("PRAGMA writable_schema = RESET")
-    with open_agent(tmp_path, Time()) as agent:
-        sign(agent, make_csr(key="p384"))
-    with closing(sqlite3.connect(ledger_of(tmp_path), isolation_level=None)) as connection:
+        connection.execute("UPDATE issuance SET request_digest = ?", (digest,))
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("INSERT INTO sqlite_master VALUES ('index', ?, ?, ?, ?)", kept[1:])
+        connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", kept)
         connection.execute("PRAGMA writable_schema = RESET")
     with reading(tmp_path) as connection:
         assert complaint(connection).startswith("the ledger's file is damaged: ")

@@ -267,6 +267,8 @@ def _transaction(state_dir: Path, *, for_writing: bool, least_version: int) -> I
     path = state_dir / FILE_NAME
     if not path.exists() or path.stat().st_size == 0:
         raise LedgerUnavailable(f"no ledger in {state_dir}: no agent has served from it yet")
+    if for_writing:
+        _known_schema()  # takes a while, for which nobody else should wait
     engine = open_ledger(path, for_writing=for_writing)
     try:
         with _turn(state_dir) if for_writing else nullcontext(), engine.begin() as connection:
