@@ -96,6 +96,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         LedgerUnavailable: the ledger in it cannot be read.
         OSError: something cannot be read or written.
     """
+    state_dir = Path(os.path.abspath(state_dir))  # `.` has no name to derive another one from
     make_state_dir(state_dir.parent)
     if state_dir.exists() and any(state_dir.iterdir()):
         raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
