@@ -226,6 +226,16 @@ def test_restore_that_is_ended_by_a_signal(tmp_path: Path, backup: Path, number:
     assert names(tmp_path) == {"agent", "backup.tar", "large.tar"}
 
 
+def test_restore_into_the_current_directory(tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.` names an empty directory as well as its path does."""
+    (tmp_path / "restored").mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path / "restored")
+    restore(backup, Path("."), now())
+
+    assert names(tmp_path) == {"agent", "backup.tar", "restored"}
+    assert names(tmp_path / "restored") >= {"ca", FILE_NAME}
+
+
 def test_restore_after_one_that_was_killed(tmp_path: Path, backup: Path) -> None:
     """What a killed one left, keys among it, is gone with the next one to the same place, also where that fails."""
     left = tmp_path / ".restored.restoring"

@@ -3,24 +3,21 @@
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from agents import Agent, Time, always, open_agent, request
+from agents import always, open_agent, request
 from backups import UNVERIFIED, names
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import NameOID
 from documents import block, code_blocks
 from intents import make_intent
 from needs import need
 from processes import run
-from revoking import ask, crl_der, question, read_crl, release, revoke, serial_of, time_of_day, write_pem
+from restore_story import AFTER, AFTER_HELD, BEFORE, GOOD, HELD, REVOKED, SINCE, Story, story
+from revoking import ask, question, read_crl, release, serial_of, write_pem
 
 from protocol.errors import ErrorCode
 from protocol.records import Error
@@ -29,99 +26,16 @@ from runtime.clock import milliseconds
 from runtime.errors import StartError
 from vmi_agent import restore as restoring
 from vmi_agent import revocation_list
-from vmi_agent.ca import ca_life
 from vmi_agent.ca.backup import back_up
-from vmi_agent.cli.groups import noting
 from vmi_agent.custody.opening import Access
 from vmi_agent.later_revocations import Later
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.ledger_schema import reading
-from vmi_agent.restore import Restored
-from vmi_agent.status.revocation import Reason
+
+__all__ = ["story"]  # a fixture
 
 GUIDE = Path(__file__).parent.parent / "docs" / "ca.md"
-BEFORE, HELD, SINCE, AFTER, AFTER_HELD, GOOD = "before", "held", "since", "after", "after-held", "good"
-REVOKED = {BEFORE, SINCE, AFTER, AFTER_HELD}
-
-
-@dataclass
-class Story:
-    """A CA whose backup knows less than it did in the end.
-
-    Attributes:
-        directory: where `agent`, `backup.tar`, `list` and `crl` are.
-        leaves, csrs: by name.
-    """
-
-    directory: Path
-    time: Time
-    leaves: dict[str, x509.Certificate] = field(default_factory=dict)
-    csrs: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def state(self) -> Path:
-        """The state directory that was backed up."""
-        return self.directory / "agent"
-
-    def issue(self, agent: Agent, name: str) -> None:
-        """Have a leaf issued."""
-        self.csrs[name] = _csr_of_new_key(name)
-        issued = agent.issuing.issue(request(self.csrs[name], user=name), always)
-        self.leaves[name] = x509.load_der_x509_certificate(issued.chain[0])
-
-    def restore(self, **sources: object) -> Restored:
-        """Restore the backup with these sources."""
-        later = Later(**sources)  # type: ignore[arg-type]  # fields of Later
-        return restoring.restore(self.directory / "backup.tar", self.restored, self.time(), UNVERIFIED, later)
-
-    @property
-    def restored(self) -> Path:
-        """The state directory that is restored."""
-        return self.directory / "restored"
-
-    def names_of(self, serials: set[bytes]) -> set[str]:
-        """Return the names of leaves with these serials."""
-        return {name for name, leaf in self.leaves.items() if serial_of(leaf) in serials}
-
-
-def _csr_of_new_key(name: str) -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateSigningRequestBuilder(subject)
-    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    """Return a CA that revoked, held and released after its backup, with a list and a CRL of the end."""
-    story = Story(tmp_path, time_of_day())
-    story.time.advance(hours=-1)  # openssl judges by its own clock
-    with open_agent(story.state, story.time) as agent:
-        for name in (BEFORE, HELD, SINCE, GOOD):
-            story.issue(agent, name)
-        revoke(agent, story.leaves[BEFORE], story.time, Reason.keyCompromise)
-        revoke(agent, story.leaves[HELD], story.time, Reason.certificateHold)
-        agent.publishing.refresh()
-        (tmp_path / "old.crl").write_bytes(crl_der(agent))
-    story.time.advance(seconds=10)
-    revocation_list.write(story.state, tmp_path / "old-list", Access(), story.time())
-    story.time.advance(seconds=10)
-    back_up(story.state, tmp_path / "backup.tar", story.time())
-    story.time.advance(seconds=10)
-    with open_agent(story.state, story.time) as agent:
-        story.issue(agent, AFTER)
-        story.issue(agent, AFTER_HELD)
-        revoke(agent, story.leaves[SINCE], story.time, Reason.keyCompromise)
-        revoke(agent, story.leaves[AFTER], story.time, Reason.keyCompromise)
-        revoke(agent, story.leaves[AFTER_HELD], story.time, Reason.certificateHold)
-        release(agent, story.leaves[HELD], story.time)
-        agent.publishing.refresh()
-        (tmp_path / "crl").write_bytes(crl_der(agent))
-    story.time.advance(seconds=10)
-    revocation_list.write(story.state, tmp_path / "list", Access(), story.time())
-    story.time.advance(seconds=10)
-    return story
-
 
 SOURCES: dict[str, Callable[[Path], dict[str, object]]] = {
     "old state directory": lambda directory: {"old_state_dir": directory / "agent"},
@@ -209,87 +123,6 @@ def test_restore_without_anything_newer(tmp_path: Path, story: Story) -> None:
     with reading(story.restored) as connection:
         row = connection.exec_driver_sql("SELECT fields FROM audit WHERE event = 'restored'").scalar_one()
     assert json.loads(row)["revocations_unknown_since"] == {"1": restored.made_at.isoformat()}
-
-
-OLDER: dict[str, Callable[[Path], dict[str, object]]] = {
-    "list": lambda directory: {"lists": [directory / "old-list"]},
-    "CRL": lambda directory: {"crls": [directory / "old.crl"]},
-}
-
-
-@pytest.mark.parametrize("source", OLDER)
-def test_sources_that_are_not_newer_than_the_backup(tmp_path: Path, story: Story, source: str) -> None:
-    """What the backup knows already shows nothing, and is refused, also beside a newer one."""
-    for others in ({}, {"old_state_dir": story.state}):
-        with pytest.raises(StartError, match=r"knows already|does not know"):
-            story.restore(**OLDER[source](tmp_path), **others)
-    assert not story.restored.exists()
-
-
-def test_sources_of_another_ca(tmp_path: Path, story: Story) -> None:
-    """A list, a CRL or a state directory of another CA is refused, as is anything that is none of them."""
-    other = tmp_path / "other"
-    with open_agent(other, story.time) as agent:
-        agent.publishing.refresh()
-        (tmp_path / "other.crl").write_bytes(crl_der(agent))
-    for _ in range(40):  # as many audit rows as the first one has
-        revocation_list.write(other, tmp_path / "other-list", Access(), story.time())
-    with pytest.raises(StartError, match="no generation of the CA in the backup signed it"):
-        story.restore(crls=[tmp_path / "other.crl"])
-    with pytest.raises(StartError, match="not signed by this CA"):
-        story.restore(lists=[tmp_path / "other-list"])
-    with pytest.raises(StartError, match="another CA's"):
-        story.restore(old_state_dir=other)
-    with pytest.raises(StartError, match="is not a CRL"):
-        story.restore(crls=[tmp_path / "list"])
-    with pytest.raises(StartError, match="is refused"):
-        story.restore(lists=[tmp_path / "crl"])
-    with pytest.raises(StartError, match="cannot be read"):
-        story.restore(old_state_dir=tmp_path)
-    changed = (tmp_path / "list").read_bytes().replace(serial_of(story.leaves[SINCE]).hex().encode(), b"01" * 17)
-    (tmp_path / "changed").write_bytes(changed)
-    with pytest.raises(StartError, match="does not verify"):
-        story.restore(lists=[tmp_path / "changed"])
-
-
-def test_crls_of_some_generations_only(tmp_path: Path, story: Story) -> None:
-    """Each generation that has not ended needs its own CRL; one that an attacker kept back is missed."""
-    with open_agent(story.state, story.time) as agent:
-        ca_life.rotate(story.state, None, Access(), story.time(), agent.ledger.note)
-        agent.generations.look_for_newer()
-        agent.publishing.refresh()
-        (tmp_path / "backup.tar").unlink()
-        back_up(story.state, tmp_path / "backup.tar", story.time())
-        story.issue(agent, "second")
-        revoke(agent, story.leaves["second"], story.time, Reason.keyCompromise)
-        story.time.advance(seconds=10)
-        story.time.advance(days=2)
-        agent.publishing.refresh()
-        for generation in (1, 2):
-            (tmp_path / f"{generation}.crl").write_bytes(crl_der(agent, generation))
-    for generation in (1, 2):
-        with pytest.raises(StartError, match=f"generation {3 - generation} of the CA"):
-            story.restore(crls=[tmp_path / f"{generation}.crl"])
-
-    restored = story.restore(crls=[tmp_path / "1.crl", tmp_path / "2.crl"])
-    assert story.names_of({each.serial for each in restored.later.carried}) == {"second"}
-    assert {each.root_generation for each in restored.later.carried} == {2}
-
-
-def test_generation_that_came_after_the_backup(tmp_path: Path, story: Story) -> None:
-    """A list signed by a newer root is taken over its cross-certificate; what it revoked there is named as lost."""
-    ca_life.rotate(story.state, None, Access(), story.time(), noting(story.state))
-    with open_agent(story.state, story.time) as agent:
-        story.issue(agent, "second")
-        revoke(agent, story.leaves["second"], story.time, Reason.keyCompromise)
-    revocation_list.write(story.state, tmp_path / "list", Access(), story.time())
-    restored = story.restore(lists=[tmp_path / "list"])
-
-    assert story.names_of({each.serial for each in restored.later.lost}) == {"second"}
-    assert story.names_of({each.serial for each in restored.later.carried}) == {AFTER, AFTER_HELD}
-    with open_agent(story.restored, story.time) as agent:
-        csr = story.csrs["second"]
-        assert isinstance(agent.sign(request(csr), sha256(csr).digest(), always).answer, Error)
 
 
 def test_second_restore_keeps_what_the_first_took_over(tmp_path: Path, story: Story) -> None:

@@ -1,4 +1,4 @@
-"""Revocations that are newer than a backup: where they are found at restore time, and how they are applied.
+"""Revocations that are newer than a backup: where they are found at restore time.
 
 A ledger that is restored from a backup knows no revocation made since: those certificates would be valid again, and
 their keys would be certified. What may still tell of them:
@@ -9,15 +9,14 @@ their keys would be certified. What may still tell of them:
   that the backup does not hold.
 
 The number of a CRL rises over all generations, and the audit in the backup holds the last one, so a higher number is
-newer, whatever the clocks said. Only what makes the restored CA stricter is applied: a hold that was released since, or
-a key that was unblocked, is named and stays.
+newer, whatever the clocks said. How they are applied: `vmi_agent.reapplied_revocations`.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,19 +32,17 @@ from vmi_agent.ca.certificate import SERIAL_OCTETS
 from vmi_agent.ca.signed_statement import StatementRefused
 from vmi_agent.custody.algorithms import parameters_of
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import audit, blocked_keys, carried_revocations
+from vmi_agent.ledger import audit
 from vmi_agent.ledger.audit_check import verify
 from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.blocked_keys import BlockListRefused
 from vmi_agent.ledger.carried_revocations import CarriedRevocation
-from vmi_agent.ledger.ledger_schema import ISSUED, issuance, reading
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
+from vmi_agent.ledger.ledger_schema import reading
 from vmi_agent.revocation_list import RevocationList
-from vmi_agent.status.revocation import Reason, RevocationRefused, revoke
+from vmi_agent.status.revocation import Reason
 
 MAX_CRL_OCTETS = 256 << 20
 CRL_ISSUED = "crl issued"
-_BY = "vmi-agent restore"
 
 _REASONS = {
     x509.ReasonFlags.unspecified: Reason.unspecified,
@@ -89,43 +86,6 @@ class Source:
     known: RevocationList
     generation: int | None = None
     warning: str = ""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What was applied to the restored ledger.
-
-    Attributes:
-        sources: that told of it.
-        again: certificates that the ledger holds, and that were revoked again.
-        carried: certificates that it does not hold, and that stay on the CRL.
-        lost: revoked certificates of generations that the backup does not hold.
-        blocks: how many blocks of keys were added.
-        still_on_hold: serials that are on hold here, and were not any more in the newest list of all revocations.
-        still_blocked: hashes of keys that are blocked here, and were not any more there.
-        unknown_since: from when on nothing tells of revocations, by generation.
-    """
-
-    sources: Sequence[Source]
-    again: list[CarriedRevocation] = field(default_factory=list)
-    carried: list[CarriedRevocation] = field(default_factory=list)
-    lost: list[CarriedRevocation] = field(default_factory=list)
-    blocks: int = 0
-    still_on_hold: list[bytes] = field(default_factory=list)
-    still_blocked: list[bytes] = field(default_factory=list)
-    unknown_since: Mapping[int, datetime] = field(default_factory=dict)
-
-    @property
-    def told(self) -> Mapping[str, object]:
-        """What the audit records of it; each certificate and key has a row of its own."""
-        return {
-            "revocations_from": [each.name for each in self.sources],
-            "revoked_again": len(self.again),
-            "revocations_carried_over": len(self.carried),
-            "revocations_of_lost_generations": len(self.lost),
-            "blocks_added": self.blocks,
-            "revocations_unknown_since": {str(key): value.isoformat() for key, value in self.unknown_since.items()},
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,68 +140,6 @@ def gather(
             " nothing is left, --forget-revocations. Nothing was restored."
         )
     return sources
-
-
-def apply(
-    connection: Connection, sources: Sequence[Source], restored: Path, made_at: datetime, now: datetime
-) -> Outcome:
-    """Revoke and block in the restored ledger what the sources tell, in the transaction of the connection.
-
-    Raises:
-        StartError: a block list cannot be read.
-    """
-    now_ms, outcome = int(now.timestamp() * 1000), Outcome(sources)
-    generations = ca_store.generations(restored)
-    for source in sources:
-        for each in source.known.revoked:
-            _apply_one(connection, each, source.name, generations, now_ms, outcome)
-        try:
-            outcome.blocks += blocked_keys.import_blocked(connection, source.known.blocked, now_ms, _BY)
-        except BlockListRefused as error:
-            raise StartError(f"{source.name}: {error}") from error
-    whole = [each.known for each in sources if each.generation is None]
-    if whole:
-        _look_for_stricter(connection, max(whole, key=lambda known: known.last_row), outcome)
-    outcome.unknown_since = {
-        generation: max([made_at, *(each.known.at for each in sources if each.generation in (None, generation))])
-        for generation in generations
-    }
-    return outcome
-
-
-def _apply_one(
-    connection: Connection,
-    revocation: CarriedRevocation,
-    source: str,
-    generations: Sequence[int],
-    now_ms: int,
-    outcome: Outcome,
-) -> None:
-    serial, reason = revocation.serial, Reason(revocation.reason)
-    wanted = issuance.c.serial == serial, issuance.c.status == ISSUED
-    is_here = connection.execute(select(issuance.c.id).where(*wanted)).first() is not None
-    if not is_here and revocation.root_generation not in generations:
-        outcome.lost.append(revocation)
-    elif not is_here:
-        if carried_revocations.carry(connection, revocation, source, now_ms):
-            outcome.carried.append(revocation)
-    else:
-        try:
-            revoke(connection, serial, reason, now_ms, f"{_BY}, from {source}", since_ms=revocation.revoked_ms)
-        except RevocationRefused:
-            return  # it is revoked here already, in this way or a stricter one
-        outcome.again.append(revocation)
-
-
-def _look_for_stricter(connection: Connection, known: RevocationList, outcome: Outcome) -> None:
-    revoked = {each.serial for each in known.revoked}
-    here = revocation_list.of_ledger(connection, known.at)
-    outcome.still_on_hold = [
-        each.serial for each in here.revoked if each.reason == Reason.certificateHold and each.serial not in revoked
-    ]
-    blocked = {blocked_keys.parse_line(line).key_sha256 for line in known.blocked}
-    keys = (blocked_keys.parse_line(line).key_sha256 for line in here.blocked)
-    outcome.still_blocked = list(dict.fromkeys(key for key in keys if key not in blocked))
 
 
 def _facts_of(restored: Path, made_at: datetime, trusted: Sequence[x509.Certificate]) -> _Backup:

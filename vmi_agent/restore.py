@@ -22,7 +22,7 @@ from sqlalchemy import Connection, select
 from runtime.errors import StartError
 from runtime.files import sync_directory
 from runtime.state_dir import make as make_state_dir
-from vmi_agent import later_revocations
+from vmi_agent import later_revocations, reapplied_revocations
 from vmi_agent.ca import backup_manifest
 from vmi_agent.ca.backup import MADE, digest_of
 from vmi_agent.ca.backup_archive import MANIFEST, ArchiveReader, ArchiveRefused, Member
@@ -30,12 +30,13 @@ from vmi_agent.ca.backup_manifest import Manifest
 from vmi_agent.ca.signed_statement import StatementRefused
 from vmi_agent.ca.staging import staging_directory
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.later_revocations import Later, Outcome
 from vmi_agent.ledger import audit, audit_check, closing_off, ledger_takeover
+from vmi_agent.later_revocations import Later
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.audited_ledger import AuditBroken
 from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
 from vmi_agent.ledger.ledger_schema import audit as audit_rows
+from vmi_agent.reapplied_revocations import Outcome
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -95,6 +96,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         LedgerUnavailable: the ledger in it cannot be read.
         OSError: something cannot be read or written.
     """
+    state_dir = Path(os.path.abspath(state_dir))  # `.` has no name to derive another one from
     make_state_dir(state_dir.parent)
     if state_dir.exists() and any(state_dir.iterdir()):
         raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
@@ -113,7 +115,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         sources = later_revocations.gather(later, staging, made_at, check.trusted, now)
         with writing(staging) as connection:
             _bring_up_to_date(connection, now_ms)
-            outcome = later_revocations.apply(connection, sources, staging, made_at, now)
+            outcome = reapplied_revocations.apply(connection, sources, staging, made_at, now)
             fields = {"backup_sha256": contents.archive_sha256, **outcome.told}
             audit.append(connection, [Event("restored", now_ms, fields)])
         for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
