@@ -28,7 +28,7 @@ NO_CRL = "no CRL of its CA was received from an agent yet"
 CRL_ENDED = "the CRL of its CA has ended"
 CRL_NOT_YET_VALID = "the CRL of its CA is not valid yet: compare the clocks"
 PATH_NOT_COVERED = "an issuer in its path has no CRL: add its certificate to --client-ca and its CRL to --client-crl"
-NOT_KNOWN_YET = "no agent has said yet which CAs are its own"
+NOT_KNOWN_YET = "no agent has said yet whether its CA is one of its own"
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +95,8 @@ class ClientCertificates:
         own: the CAs that the agents issue with, current and earlier ones.
         own_roots: the CAs above these.
         own_crls: CRLs from the agents, by issuer.
-        is_settled: `own` is complete, as far as the agents said last.
+        others: the CAs of --client-ca that were none of these when an agent last said which are.
+        is_settled: an agent said so to this process, so `own` is complete.
     """
 
     def __init__(self, now: Callable[[], float], grace_s: float, log: Callable[..., None]) -> None:
@@ -107,6 +108,7 @@ class ClientCertificates:
         self.own: frozenset[AuthorityId] = frozenset()
         self.own_roots: frozenset[AuthorityId] = frozenset()
         self.own_crls: dict[AuthorityId, Crl] = {}
+        self.others: frozenset[AuthorityId] = frozenset()
         self.is_settled = False
 
     def refusal_of(self, certificate: ClientCertificate) -> str | None:
@@ -136,10 +138,15 @@ class ClientCertificates:
                 address=address,
             )
 
-    def uncovered(self) -> list[str]:
-        """Return the names of the CAs whose certificates cannot be revoked, as far as is known."""
+    def settle(self) -> None:
+        """Note that `own` and `own_roots` are complete: what else lets in are other CAs."""
+        self.is_settled = True
+        self.others = frozenset(self.authorities) - self.own - self.own_roots
+
+    def uncovered(self) -> list[tuple[str, bool]]:
+        """Return the names of the CAs without CRL, and whether each is known to be none of the agents' own."""
         covered = self.own | self.own_roots | self.given.keys()
-        return [name for each, name in self.authorities.items() if each not in covered]
+        return [(name, each in self.others) for each, name in self.authorities.items() if each not in covered]
 
     @property
     def lets_in_own(self) -> bool:
@@ -172,7 +179,9 @@ class ClientCertificates:
         if certificate.anchor in self.given or any(issuer in self.given for issuer in issuers):
             lacks = (self._lack_at(issuer, now, PATH_NOT_COVERED) for issuer in issuers)
             return next((lack for lack in lacks if lack is not None), None)
-        return None if self.is_settled else NOT_KNOWN_YET
+        # An agent may have had a new CA since it last said which are its own.
+        is_known = certificate.anchor in self.others or (self.is_settled and certificate.anchor in self.own_roots)
+        return None if is_known else NOT_KNOWN_YET
 
     def _lack_at(self, issuer: AuthorityId, now: float, without: str) -> str | None:
         """Return why the CRLs of an issuer are not to be relied on."""

@@ -108,8 +108,8 @@ class ClientStatus:
 
     def _tell_uncovered(self) -> None:
         """Name the CAs whose certificates cannot be revoked."""
-        for name in self.certificates.uncovered():
-            if self.certificates.is_settled:
+        for name, is_known in self.certificates.uncovered():
+            if is_known:
                 _log.warn("certificates of this client CA cannot be revoked: no --client-crl covers it", ca=name)
             else:
                 _log.warn(

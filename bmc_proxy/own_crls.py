@@ -4,7 +4,7 @@ Only where client certificates let in: nobody asks for these CRLs, so nobody wou
 start while no agent is there: which CAs are the agents' own, and the last CRL of each, which is relied on until its
 nextUpdate as it would be had the proxy not been restarted.
 
-    STATE/own-cas.json       which CAs the agents issue with, and those above them
+    STATE/own-cas.json       which CAs the agents issue with, those above them, and which of --client-ca are neither
     STATE/own-{CA}.crl       the last CRL of each, in DER
 """
 
@@ -54,7 +54,7 @@ class OwnCrls:
         state_dir: where they are kept.
         certificates: learns of them.
         in_thread: runs what takes long.
-        on_settled: called when it is known for the first time in this process which CAs are the agents' own.
+        on_settled: called when an agent has said which CAs are its own, for the first time or otherwise than before.
         is_alone: no other process may be writing these files.
     """
 
@@ -78,6 +78,7 @@ class OwnCrls:
         self._cas: dict[int, tuple[int, client_crls.Published]] = {}  # by generation: version, and what it holds
         self._versions: dict[int, int] = {}  # of the CRL that is relied on, by generation
         self._is_stored = True
+        self._has_settled = False
         if is_alone:
             for each in (CAS_FILE, *(path.name for path in state_dir.glob(CRL_FILES))):
                 remove_leftovers(state_dir / each)
@@ -208,13 +209,16 @@ class OwnCrls:
 
     def _settled(self) -> None:
         """It is known which CAs are the agents' own."""
-        is_first, self._certificates.is_settled = not self._certificates.is_settled, True
-        if not self._is_stored:
-            certificates = self._certificates
-            lists = {"issuers": certificates.own, "roots": certificates.own_roots}
+        certificates = self._certificates
+        others = certificates.others
+        certificates.settle()
+        is_news = not self._has_settled or certificates.others != others
+        self._has_settled = True
+        if is_news or not self._is_stored:
+            lists = {"issuers": certificates.own, "roots": certificates.own_roots, "others": certificates.others}
             content = {name: sorted(each.hex() for each in ids) for name, ids in lists.items()}
             self._is_stored = self._store(self._state_dir / CAS_FILE, json.dumps(content).encode())
-        if is_first:
+        if is_news:
             self._on_settled()
 
     # On disk
@@ -239,7 +243,9 @@ class OwnCrls:
         """Take what an earlier process kept; what cannot be read is as good as not there, and fetched again."""
         try:
             lists = json.loads((self._state_dir / CAS_FILE).read_bytes())
-            own, roots = ([bytes.fromhex(each) for each in lists[name]] for name in ("issuers", "roots"))
+            own, roots, others = (
+                frozenset(bytes.fromhex(each) for each in lists[name]) for name in ("issuers", "roots", "others")
+            )
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -248,7 +254,7 @@ class OwnCrls:
             )
             return
         certificates = self._certificates
-        certificates.own, certificates.own_roots, certificates.is_settled = frozenset(own), frozenset(roots), True
+        certificates.own, certificates.own_roots, certificates.others = own, roots, others
         for issuer in own:
             if (crl := self._stored_crl(self._crl_path(issuer))) is not None:
                 certificates.take_own_crl(issuer, crl)

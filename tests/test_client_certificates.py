@@ -51,6 +51,10 @@ DIRECT = certificate((ROOT, SERIAL))
 BELOW = certificate((ISSUER, SERIAL), (ROOT, 1))
 
 
+# What is known where the agents issue below an offline root, under which others issue as well.
+BELOW_OFFLINE_ROOT = {"own": frozenset({ISSUER}), "own_roots": frozenset({ROOT}), "others": frozenset[bytes]()}
+
+
 def crl(*serials: int, ends_in_s: float = DAY_S, made_s_ago: float = DAY_S, number: int = 1) -> Crl:
     """Return a CRL with these serials."""
     return Crl(frozenset(serials), NOW - made_s_ago, NOW + ends_in_s, number)
@@ -59,7 +63,7 @@ def crl(*serials: int, ends_in_s: float = DAY_S, made_s_ago: float = DAY_S, numb
 def judge(now: float = NOW, grace_s: float = 0.0, **known: Any) -> ClientCertificates:
     """Return a judge that lets the root's certificates in, and knows this beside it."""
     made = ClientCertificates(lambda: now, grace_s, lambda *_words, **_fields: None)
-    made.authorities, made.is_settled = {ROOT: "CN=Root"}, True
+    made.authorities, made.others, made.is_settled = {ROOT: "CN=Root"}, frozenset({ROOT}), True
     for name, value in known.items():
         setattr(made, name, value)
     return made
@@ -84,11 +88,12 @@ def test_validity_counts_at_each_request(now: float, expected: str | None) -> No
     [
         # A CA that is not the agents', without CRL.
         ({}, DIRECT, None),
-        ({"is_settled": False}, DIRECT, NOT_KNOWN_YET),
+        ({"is_settled": False}, DIRECT, None),
+        ({"others": frozenset({OTHER})}, DIRECT, NOT_KNOWN_YET),
         ({"authorities": {OTHER: "CN=Other"}}, DIRECT, CA_GONE),
         # With a CRL.
         ({"given": {ROOT: crl()}}, DIRECT, None),
-        ({"given": {ROOT: crl()}, "is_settled": False}, DIRECT, None),
+        ({"given": {ROOT: crl()}, "others": frozenset()}, DIRECT, None),
         ({"given": {ROOT: crl(SERIAL)}}, DIRECT, REVOKED),
         ({"given": {ROOT: crl(SERIAL, ends_in_s=-1)}}, DIRECT, REVOKED),
         ({"given": {OTHER: crl(SERIAL)}}, DIRECT, None),
@@ -107,6 +112,7 @@ def test_validity_counts_at_each_request(now: float, expected: str | None) -> No
         # The agents' own.
         ({"own": frozenset({ROOT})}, DIRECT, NO_CRL),
         ({"own": frozenset({ROOT}), "is_settled": False}, DIRECT, NO_CRL),
+        ({"own": frozenset({ROOT}), "others": frozenset()}, BELOW, NOT_KNOWN_YET),
         ({"own": frozenset({ROOT}), "own_crls": {ROOT: crl()}}, DIRECT, None),
         ({"own": frozenset({ROOT}), "own_crls": {ROOT: crl(SERIAL)}}, DIRECT, REVOKED),
         ({"own": frozenset({ROOT}), "own_crls": {ROOT: crl(ends_in_s=-1)}}, DIRECT, CRL_ENDED),
@@ -115,10 +121,11 @@ def test_validity_counts_at_each_request(now: float, expected: str | None) -> No
         # The agents' own below an offline root, whose CRL is optional, and another CA below the same.
         ({"own": frozenset({ISSUER}), "own_roots": frozenset({ROOT})}, BELOW, NO_CRL),
         ({"own": frozenset({ISSUER}), "own_roots": frozenset({ROOT}), "own_crls": {ISSUER: crl()}}, BELOW, None),
-        ({"own": frozenset({ISSUER}), "own_roots": frozenset({ROOT})}, certificate((OTHER, 3), (ROOT, 4)), None),
+        (BELOW_OFFLINE_ROOT, certificate((OTHER, 3), (ROOT, 4)), None),
+        (BELOW_OFFLINE_ROOT | {"is_settled": False}, certificate((OTHER, 3), (ROOT, 4)), NOT_KNOWN_YET),
         # A certificate that is itself in --client-ca.
         ({}, certificate(), None),
-        ({"is_settled": False}, certificate(), NOT_KNOWN_YET),
+        ({"others": frozenset()}, certificate(), NOT_KNOWN_YET),
     ],
 )
 def test_status_by_what_is_known(known: dict[str, Any], shown: ClientCertificate, expected: str | None) -> None:

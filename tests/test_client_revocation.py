@@ -1,12 +1,13 @@
 """Client certificates of the agent's own CA: what is revoked logs nobody in, on whatever connection, after whatever."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from client_cas import ADMINISTRATORS, own_client, own_root, revoke_own, status_on
+from client_cas import ADMINISTRATORS, ClientCa, own_client, own_root, revoke_own, status_on
 from csrs import make_csr, pem
 from processes import (
     IBM_SIGN_CSR,
@@ -148,6 +149,24 @@ def wait_for_all_workers(proxy: Process, workers: int, revoked: int) -> None:
         proxy.wait_for(TAKEN)
 
 
+def test_own_root_that_is_added_while_the_proxy_runs(tmp_path: Path) -> None:
+    """After SIGHUP with our own root in --client-ca its CRL is fetched, and what is on it logs nobody in."""
+    root = own_root(tmp_path)
+    cas = tmp_path / "cas.pem"
+    cas.write_bytes(ClientCa(tmp_path / "other").certificate.read_bytes())
+    with running_secure_pair(tmp_path, "--client-ca", str(cas)) as pair:
+        client, revoked = own_client(pair), own_client(pair)
+        revoke_own(pair, revoked)
+        pair.proxy.wait_for("agent has news")
+        assert not any(TAKEN in line for line in pair.proxy.lines)
+
+        cas.write_bytes(cas.read_bytes() + root.read_bytes())
+        pair.proxy.send_signal(signal.SIGHUP)
+        pair.proxy.wait_for(TAKEN, revoked=1)
+        found = [pair.curl(ADMINISTRATORS, *each.options).status for each in (client, revoked)]
+        assert found == [200, 401]
+
+
 # What is known without an agent
 
 
@@ -179,7 +198,7 @@ def test_first_start_without_agent_lets_no_certificate_in(tmp_path: Path) -> Non
             refused = alone.curl(SESSIONS, *client.options)
             assert (refused.status, refused.json["error"]["@Message.ExtendedInfo"][0]["Message"]) == (
                 401,
-                "The client certificate is not accepted: no agent has said yet which CAs are its own."
+                "The client certificate is not accepted: no agent has said yet whether its CA is one of its own."
                 " Log in with a password or token.",
             )
             assert alone.curl(SESSIONS, *client.options, *basic()).status == 200
