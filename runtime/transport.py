@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     IHandshakeListener,
     IPushProducer,
     IReactorTime,
+    ISystemHandle,
     ITCPTransport,
     ITransport,
 )
@@ -78,7 +79,10 @@ def limit_unsent(transport: ITransport, octets: int) -> None:
     in large steps how fast the peer reads.
     """
     lowest: Any = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
-    lowest.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
+    handle = lowest.getHandle() if ISystemHandle.providedBy(lowest) else None
+    # Twisted's unix sockets say that they are TCP's, and this option is refused on them.
+    if isinstance(handle, socket.socket) and handle.family in (socket.AF_INET, socket.AF_INET6):
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
 
 
 def close_own_direction(transport: ITransport) -> None:
