@@ -30,8 +30,8 @@ from vmi_agent.ca.backup_manifest import Manifest
 from vmi_agent.ca.signed_statement import StatementRefused
 from vmi_agent.ca.staging import staging_directory
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import audit, audit_check, closing_off, ledger_takeover
 from vmi_agent.later_revocations import Later
+from vmi_agent.ledger import audit, audit_check, closing_off, ledger_takeover
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.audited_ledger import AuditBroken
 from vmi_agent.ledger.ledger_schema import FILE_NAME, reading, writing
