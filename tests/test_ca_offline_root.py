@@ -167,11 +167,11 @@ def test_install_chain_without_a_request(tmp_path: Path) -> None:
     """Nothing was asked for, or it is installed already: the way there is told."""
     root = OfflineRoot(tmp_path / "root")
     begin(tmp_path / "agent")
-    with pytest.raises(CustodyError, match="Begin with: vmi-agent ca csr"):
+    with pytest.raises(CustodyError, match="Begin with: `vmi-agent ca csr --state-dir"):
         install(tmp_path / "agent", root.certificate.read_bytes())
     chain = root.sign(request_ca(tmp_path / "agent"))
     install(tmp_path / "agent", chain)
-    with pytest.raises(CustodyError, match="Begin with: vmi-agent ca csr"):
+    with pytest.raises(CustodyError, match="Begin with: `vmi-agent ca csr --state-dir"):
         install(tmp_path / "agent", chain)
 
 
@@ -201,7 +201,7 @@ def test_install_chain_twice_at_once(tmp_path: Path) -> None:
         outcomes = sorted(pool.map(install_with_the_other, range(2)))
 
     assert outcomes[0].startswith("CN=VMI Issuing CA")
-    assert outcomes[1] == "no issuing CA was asked for. Begin with: vmi-agent ca csr"
+    assert str(outcomes[1]).startswith("no issuing CA was asked for. Begin with: `vmi-agent ca csr --state-dir ")
     assert ca_store.generations(tmp_path / "agent") == [1]
 
 

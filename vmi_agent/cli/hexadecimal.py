@@ -41,7 +41,7 @@ class _Serial(Hexadecimal):
     """A whole serial number, before which zeros mean nothing."""
 
     def _shortened(self, digits: str) -> str:
-        return digits.lstrip("0") or digits[:1]
+        return digits.lstrip("0") if len(digits) > self._digits else digits
 
 
 SERIAL = _Serial(SERIAL_OCTETS)
