@@ -27,7 +27,7 @@ from runtime.channel_tls import make_credentials
 from runtime.files import replace_file
 
 BIN = Path(sys.executable).parent
-START_S = 30
+START_S = 60
 SIGN_CSR = "/xyz/openbmc_project/HMC/VMInterface/SignCSR"
 IBM_SIGN_CSR = "/ibm/v1/Host/Actions/SignCSR"
 IBM_ROOT = "/ibm/v1/Host/Certificate/root"

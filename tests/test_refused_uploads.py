@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from needs import need
-from processes import IBM_SIGN_CSR, PASSWORDS, SIGN_CSR, SecurePair, basic, running_secure_pair
+from processes import IBM_SIGN_CSR, PASSWORDS, SIGN_CSR, Process, SecurePair, basic, curl, running_secure_pair
 from raw_http import answers_in, assert_log_is_clean, connect, read_to_end
 
 from bmc_proxy.http.lingering import DISCARD_LIMIT
@@ -114,3 +114,17 @@ def test_expectation_and_a_password(pair: SecurePair, listener: str) -> None:
                 assert first.startswith(b"HTTP/1.1 401 ")
                 assert b"\r\nConnection: close\r\n" in first
                 assert stream.recv(65_536) == b""
+
+
+def test_upload_over_a_unix_socket(tmp_path: Path, upload: Path) -> None:
+    """A unix socket, which has none of TCP's options, closes its own direction as TCP does."""
+    path = tmp_path / "http"
+    command = ["bmc-proxy", "serve", "--state-dir", str(tmp_path / "proxy"), "--agent", "tcp:127.0.0.1:1"]
+    with Process(*command, "--http", f"unix:{path}", "--anonymous-loopback") as proxy:
+        proxy.wait_for("ready")
+        over = ["--unix-socket", str(path), "--max-time", "20"]
+        assert curl("http://bmc/redfish/v1/", *over).status == 200
+        for sending in ([], ["-H", "Expect:"]):
+            refused = curl(f"http://bmc{SIGN_CSR}", *over, *JSON, *sending, "--data-binary", f"@{upload}")
+            assert refused.status == 413
+        assert_log_is_clean(proxy)
