@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_connections import code_of, connected, server_of
 from agents import Time, open_agent, request
 from conftest import LogWatch
 from cryptography import x509
@@ -27,10 +28,10 @@ from vector_runner import octets_of
 from protocol.der import csr_subject_and_key, leaf_subject_and_key
 from protocol.errors import ErrorCode
 from protocol.events import LateAnswer, PeerDraining
-from protocol.records import Cancel, Chain, Error, GetChain, GetOcsp, Hello, OcspAnswer, Role, SignCsr, Signed, Status
-from vmi_agent.dispatch import Dispatch, Outcome, failed
+from protocol.records import Cancel, Chain, Error, GetChain, GetOcsp, OcspAnswer, Role, SignCsr, Signed, Status
+from vmi_agent.dispatch import Outcome, failed
 from vmi_agent.ledger.ledger_schema import FILE_NAME
-from vmi_agent.server import OCSP_AT_ONCE, OCSP_WAITING, AgentChannel, AgentServer, InThread
+from vmi_agent.server import OCSP_AT_ONCE, OCSP_WAITING, AgentServer
 
 WINDOW = 64
 
@@ -41,11 +42,6 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, i
     state_dir = tmp_path_factory.mktemp("agent")
     with start_agent(state_dir, 0, "--window", str(WINDOW)) as process:
         yield process, port_of(process.wait_for("ready")["listen"][0]), state_dir
-
-
-def code_of(answer: object) -> str:
-    """Return an answer's error code, or "SIGNED"."""
-    return answer.code.name if isinstance(answer, Error) else type(answer).__name__.upper()
 
 
 def talk(port: int, octets: bytes) -> list[object]:
@@ -231,22 +227,6 @@ def test_agent_refuses_connections_over_its_limit(tmp_path: Path) -> None:
             assert len(asker.answers(1)) == 1
         for each in askers:
             each.__exit__()
-
-
-def server_of(dispatch: Dispatch, hello: Hello, in_thread: InThread = Deferred) -> AgentServer:
-    """Return an agent in memory, whose threads do nothing unless they are given."""
-    return AgentServer(Clock(), dispatch, lambda: hello, in_thread, in_thread, at_once=1, max_requests=1)
-
-
-def connected(server: AgentServer) -> tuple[AgentChannel, StringTransport]:
-    """Return a connection to it after both HELLOs."""
-    transport = StringTransport()
-    channel = server.buildProtocol(transport.getPeer())
-    assert channel is not None
-    channel.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has not typed it
-    channel.dataReceived(encode(replace(ASKER_HELLO, max_record=65_536)))
-    transport.clear()
-    return channel, transport
 
 
 def test_agent_with_an_answer_that_does_not_fit(tmp_path: Path, log_watch: LogWatch) -> None:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent_connections import code_of, connected, server_of
 from agents import Time, open_agent
 from octets import AGENT_HELLO, encode, sent_records
-from test_agent_channel import code_of, connected, server_of
 from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransportWithDisconnection

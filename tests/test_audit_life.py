@@ -14,6 +14,7 @@ from audits import complaint, ledger_of, sign
 from csrs import make_csr
 from processes import port_of, run, start_agent
 from raw_asker import RawAsker
+from version_1 import VERSION_1
 
 from protocol.records import Signed
 from runtime.clock import milliseconds, utc_now
@@ -28,22 +29,6 @@ CSR = make_csr()
 WRITERS = 3
 ROWS_EACH = 700
 REVOKED = 8
-
-# A ledger of version 1, as agents made it that had no audit.
-VERSION_1 = """
-CREATE TABLE issuance (
-    id INTEGER NOT NULL, serial BLOB NOT NULL, status VARCHAR NOT NULL, root_generation INTEGER NOT NULL,
-    profile VARCHAR NOT NULL, user VARCHAR NOT NULL, method VARCHAR NOT NULL, address VARCHAR NOT NULL,
-    request_digest BLOB NOT NULL, csr_sha256 BLOB NOT NULL, key_sha256 BLOB NOT NULL, subject VARCHAR NOT NULL,
-    not_before BIGINT NOT NULL, not_after BIGINT NOT NULL, recorded_ms BIGINT NOT NULL, issued_ms BIGINT,
-    tbs BLOB NOT NULL, signature BLOB, PRIMARY KEY (id), UNIQUE (serial)
-);
-CREATE INDEX issuance_by_request ON issuance (request_digest, recorded_ms);
-CREATE TABLE idempotency (
-    token BLOB NOT NULL, csr_sha256 BLOB NOT NULL, serial BLOB NOT NULL, PRIMARY KEY (token)
-);
-PRAGMA user_version = 1;
-"""
 
 
 def test_ledger_of_version_1_is_taken_over(tmp_path: Path) -> None:

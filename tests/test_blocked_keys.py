@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from csrs import make_csr, private_key
 from sharing import events, leaf_of, statuses, two_agents
-from test_shared_ledger import while_signing
+from signing_pause import while_signing
 
 from protocol import der
 from protocol.errors import ErrorCode

@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pytest
 from agents import START, Agent, Time, open_agent
 from audits import complaint, ledger_of, sign, tampering
 from csrs import make_csr
-from intents import make_intent
+from old_intents import NOW_MS, intent
 from sharing import statuses
 from sqlalchemy import Connection, update
 
-from runtime.clock import milliseconds
 from vmi_agent.ledger import audit, closing_off
 from vmi_agent.ledger.audit import Event
 from vmi_agent.ledger.ledger_rows import Intent
@@ -24,13 +22,6 @@ from vmi_agent.ledger.ledger_schema import ABANDONED, PENDING, issuance, reading
 from vmi_agent.ledger.listing import prune
 from vmi_agent.ledger.statements import driver_of
 from vmi_agent.upkeep import AnchorTo, Upkeep
-
-NOW_MS = milliseconds(START)
-
-
-def intent(number: int, recorded_ms: int = NOW_MS) -> Intent:
-    """Return an intent that differs from every other."""
-    return replace(make_intent(number), recorded_ms=recorded_ms)
 
 
 def closings(state_dir: Path) -> list[list[str]]:

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pki_world import DEADLINE_S, Outcome, World
 from publishing_agents import HELLO, NOT_FOUND
-from test_publications import DEADLINE_S, Outcome, World
 from twisted.internet.defer import CancelledError
 
 from bmc_proxy.agent_client import Agents

@@ -10,10 +10,10 @@ from agents import START, Time, always, open_agent, request
 from audits import complaint, ledger_of
 from blocking import KEY, answer, block, release, revoke, serial_in, unblock
 from csrs import make_csr
+from old_intents import intent
 from processes import run, start_agent
 from sharing import events
-from test_audit_life import VERSION_1
-from test_closing_off import intent
+from version_1 import VERSION_1
 
 from runtime.clock import milliseconds
 from vmi_agent.errors import LedgerUnavailable

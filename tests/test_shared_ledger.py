@@ -1,8 +1,7 @@
 """Agents that share a ledger: one certificate for one question, whoever is asked, and whoever is stopped meanwhile."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -16,6 +15,7 @@ from csrs import make_csr
 from intents import make_intent
 from revoking import KeyAway, revoke
 from sharing import WaitingKey, events, leaf_of, statuses, two_agents, with_key
+from signing_pause import CSR, while_signing
 from sqlalchemy import update
 
 from protocol.errors import ErrorCode
@@ -28,7 +28,6 @@ from vmi_agent.judging.profile import Profile
 from vmi_agent.ledger.ledger_rows import Kept, Recorded, Resumed, Signature
 from vmi_agent.ledger.ledger_schema import issuance
 
-CSR = make_csr()
 KEY = b"k" * 16
 TOO_LONG = Error(ErrorCode.FAILED, True, 5_000, "Signing took too long. Nothing was issued: ask again.")
 
@@ -42,20 +41,6 @@ def time() -> Time:
 def tbs_of(leaf: bytes) -> bytes:
     """Return what of a certificate was signed."""
     return x509.load_der_x509_certificate(leaf).tbs_certificate_bytes
-
-
-@contextmanager
-def while_signing(agent: Agent, csr: bytes = CSR, **options: Any) -> Iterator[tuple[WaitingKey, Future[Answer]]]:
-    """Ask an agent whose key has not signed yet when the `with` begins; it does at its end, if not before."""
-    key: WaitingKey = with_key(agent, WaitingKey)
-    with ThreadPoolExecutor(1) as pool:
-        digest = sha256(csr).digest()
-        asked = pool.submit(lambda: agent.sign(request(csr, **options), digest, always).answer)
-        try:
-            assert key.asked.wait(60)
-            yield key, asked
-        finally:
-            key.may_sign.set()
 
 
 def leaf_in(answer: Answer) -> bytes:
