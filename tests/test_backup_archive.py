@@ -217,7 +217,9 @@ def test_restore_that_is_ended_by_a_signal(tmp_path: Path, backup: Path, number:
     large.write_bytes(header(FILE_NAME, size=4 << 30) + b"SQLite format 3\0\x10\0".ljust(28, b"\0") + b"\0\x10\0\0")
     os.truncate(large, (4 << 30) + 512 + 1024)
     staging = tmp_path / ".restored.restoring"
-    with subprocess.Popen([*command, str(large)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    # A shell that runs the tests in the background has SIGINT ignored, by whatever it starts as well.
+    words = ["env", "--default-signal=INT", *command, str(large)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (staging / FILE_NAME).exists() or not (staging / FILE_NAME).stat().st_size:
             assert process.poll() is None
         process.send_signal(number)

@@ -88,5 +88,5 @@ def _open_way_to(path: Path) -> None:
     The agent asks access(2) about it, which counts no capabilities.
     """
     for parent in path.parents:
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest", "test_")):
+        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest", "popen", "test_")):
             parent.chmod(0o711)

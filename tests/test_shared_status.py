@@ -45,7 +45,7 @@ def test_crl_numbers_rise_over_both_agents(tmp_path: Path, time: Time) -> None:
         for agent in (*both, *both):
             agent.publishing.refresh()
             time.advance(days=1)
-        time.advance(days=-10)
+        time.advance(days=-3)
         leaf = issue(both[0])
         revoke(both[0], leaf, time)
         for agent in both:

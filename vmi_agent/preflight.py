@@ -5,6 +5,7 @@ then fails for another reason. So whatever can be known of the configuration is 
 opens and can be written. Nothing is made or changed here.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def _check_state_dir(path: Path) -> None:
     there = next((each for each in (path, *path.absolute().parents) if each.exists()), Path("/"))
     if not there.is_dir():
         raise StartError(f"state directory {path}: {there} is not a directory")
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise StartError(f"state directory {path}: {there}: {os.strerror(errno.EROFS)}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise StartError(f"state directory {path}: {there} cannot be written by uid {os.geteuid()}")
 
