@@ -20,9 +20,9 @@ TEST_JOBS ?= 4
 
 BIN = $(VENV)/bin
 
-# The tests of protocol, vmi_agent.judging and vmi_agent.issuing.
-COVERING = channel_rules connection connection_stateful csr_corpus der drain frame hosts issuing judging key_policy malformed \
-    patterns profile_file profiles records reserved_names shared_ledger vectors visible
+# The tests of protocol, vmi_agent.policy and vmi_agent.issuance.issue.
+COVERING = channel_rules connection connection_stateful csr_corpus der drain frames hosts issue policy key_policy \
+    malformed patterns profile_file profiles records reserved_names shared_ledger vectors visible
 
 .PHONY: run test packages lint format coverage fuzz soak bench clean scanner
 
@@ -46,7 +46,7 @@ format: $(VENV)/.for-test
 	$(BIN)/ruff format
 
 coverage: $(VENV)/.for-test
-	$(BIN)/python -m coverage run -m pytest --quiet $(wildcard $(COVERING:%=tests/test_%.py))
+	$(BIN)/python -m coverage run -m pytest --quiet $(wildcard $(COVERING:%=tests/*/test_%.py))
 	$(BIN)/python -m coverage report
 
 fuzz: $(VENV)/.for-test

@@ -20,8 +20,8 @@ from hmcs import Hmc, bodies, closed_loop, endless, share, told
 from shared_agents import Agent, running
 
 # isort: split
-from judges import split_chain
-from processes import run
+from support.judges import split_chain
+from support.processes import run
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 6)]
 

@@ -15,7 +15,7 @@ from measure import taken
 from peers import ours
 
 # isort: split
-from processes import run, start_agent
+from support.processes import run, start_agent
 
 FULL, EMPTY = "full", "empty"
 WARM_S = 1

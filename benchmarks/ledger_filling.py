@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmi_agent.ca.certificate import assemble, new_serial
+from vmi_agent.certificate import assemble, new_serial
 
 AT_ONCE = 10_000
 _SCHEMA_VERSION = 3

@@ -17,7 +17,7 @@ from hmcs import Answer, Hmc, bodies, closed_loop, endless, open_loop, share, to
 from shared_agents import resident_kib
 
 # isort: split
-from processes import Process, port_of, start_agent, start_proxy
+from support.processes import Process, port_of, start_agent, start_proxy
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 10)]
 QUIET = "127.0.0.100"

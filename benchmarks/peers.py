@@ -28,7 +28,7 @@ from unread import Unread
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 # isort: split
-from processes import SIGN_CSR, add_account, port_of, run
+from support.processes import SIGN_CSR, add_account, port_of, run
 
 START_S = 60.0
 NO_LIMIT = "1000000"

@@ -13,7 +13,7 @@ from measure import taken
 from peers import connected
 
 # isort: split
-from processes import Process, add_account, port_of, start_agent
+from support.processes import Process, add_account, port_of, start_agent
 
 BARE = "import twisted.web.server, twisted.internet.ssl; print('ready', flush=True); input()"
 CONNECTIONS = 200

@@ -20,18 +20,18 @@ from sqlalchemy import Connection, insert, update
 
 from runtime.clock import milliseconds, utc_now
 from runtime.state_dir import make as make_state_dir
-from vmi_agent.ca import ca_life
+from vmi_agent.ca import lifecycle as ca_lifecycle
 from vmi_agent.ca.authority import Generations
-from vmi_agent.ca.certificate import new_serial
-from vmi_agent.custody import KEY_TYPES
-from vmi_agent.custody.opening import Access
-from vmi_agent.ledger import audit
-from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_schema import ISSUED, issuance, writing
-from vmi_agent.ledger.writer import Ledger
-from vmi_agent.status import revocation
-from vmi_agent.status.publishing import Publishing
-from vmi_agent.status.revocation import Reason
+from vmi_agent.certificate import new_serial
+from vmi_agent.keys import KEY_TYPES
+from vmi_agent.keys.open import Access
+from vmi_agent.ledger import revocation
+from vmi_agent.ledger.audit import chain as audit_chain
+from vmi_agent.ledger.audit.chain import Event
+from vmi_agent.ledger.ledger import Ledger
+from vmi_agent.ledger.revocation import Reason
+from vmi_agent.ledger.schema import ISSUED, issuance, writing
+from vmi_agent.revocation.publisher import Publishing
 
 BATCH = 1000
 TIMES = 20
@@ -49,7 +49,9 @@ def issue(state_dir: Path, count: int) -> list[bytes]:
         with writing(state_dir) as connection:
             batch = serials[first : first + BATCH]
             connection.execute(insert(issuance), [_row(serial, now) for serial in batch])
-            audit.append(connection, [Event("signed", milliseconds(now), {"serial": each.hex()}) for each in batch])
+            audit_chain.append(
+                connection, [Event("signed", milliseconds(now), {"serial": each.hex()}) for each in batch]
+            )
     return serials
 
 
@@ -81,9 +83,9 @@ def revoke_many(state_dir: Path, serials: list[bytes]) -> None:
     now_ms = milliseconds(utc_now())
     for first in range(0, len(serials), BATCH):
         with writing(state_dir) as connection:
-            before = audit.read_head(connection).last_id
+            before = audit_chain.read_head(connection).last_id
             batch = serials[first : first + BATCH]
-            audit.append(connection, [Event("revoked", now_ms, {"serial": serial.hex()}) for serial in batch])
+            audit_chain.append(connection, [Event("revoked", now_ms, {"serial": serial.hex()}) for serial in batch])
             for number, serial in enumerate(batch, before + 1):
                 values = {"reason": Reason.superseded, "revoked_ms": now_ms, "revocation": number}
                 connection.execute(update(issuance).where(issuance.c.serial == serial).values(values))
@@ -111,7 +113,7 @@ def measure(state_dir: Path, rows: int, key_type: str) -> None:
     make_state_dir(state_dir)
     ledger = Ledger(state_dir, utc_now())
     try:
-        ca_life.create(state_dir, key_type, Access(), utc_now(), ledger.note)
+        ca_lifecycle.create(state_dir, key_type, Access(), utc_now(), ledger.note)
         generations = Generations(state_dir, Access(), None, utc_now(), lambda *_: None)
         serials = issue(state_dir, rows + 10 * TIMES)
         publishing = Publishing(generations, ledger, VALIDITY, PERIOD, utc_now)

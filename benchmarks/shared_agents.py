@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from processes import Process, port_of, start_agent, start_proxy
+from support.processes import Process, port_of, start_agent, start_proxy
 
 
 class Agent:

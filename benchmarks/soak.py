@@ -26,8 +26,8 @@ from hmcs import NO_ANSWER, SIGN_CSR, Answer, Hmc, bodies, share
 from shared_agents import Agent, footprint, running
 
 # isort: split
-from judges import split_chain
-from processes import Process, run
+from support.judges import split_chain
+from support.processes import Process, run
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 8)]
 STREAMS = 6

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 # isort: split
-from processes import BIN, Process
+from support.processes import BIN, Process
 
 _POLL_S = 0.01
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bmc_proxy.accounts import Account, AccountRefused, AccountStore, AccountsUnusable, Role
+from bmc_proxy.auth.accounts import Account, AccountRefused, AccountStore, AccountsUnusable, Role
 from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
+from runtime.cli_errors import telling
 from runtime.cli_output import print_line
 from runtime.errors import ConfigError
 from runtime.settings import Settings
-from runtime.telling import telling
 
 if TYPE_CHECKING:
-    from bmc_proxy.workers.worker_process import SharingReactor
+    from bmc_proxy.workers.process import SharingReactor
     from runtime.lifecycle import Application, Reactor
 
 settings = Settings("BMC_PROXY", "Where accounts and the last root are kept. Made where it is missing, for this user.")
@@ -147,15 +147,15 @@ def serve(log_format: str, **options: Any) -> None:
     from runtime.lifecycle import run
 
     if config.workers == 1:
-        from bmc_proxy.service import ProxyApplication
-        from runtime.logs import start_logging
+        from bmc_proxy.app import ProxyApplication
+        from runtime.logging import start_logging
 
         the_reactor = cast("Reactor", reactor)
         application: Application = ProxyApplication(the_reactor, config)
         start_logging(log_format)
     else:
-        from bmc_proxy.workers.first import FirstProcess
-        from bmc_proxy.workers.lines import start_shared_logging
+        from bmc_proxy.workers.shared_log import start_shared_logging
+        from bmc_proxy.workers.supervisor import FirstProcess
 
         the_reactor = sharing_reactor = cast("SharingReactor", reactor)
         application = FirstProcess(sharing_reactor, config, log_format)
@@ -226,7 +226,7 @@ def account_remove(state_dir: Path, name: str) -> None:
 
     Example: bmc-proxy account remove operator1 --state-dir /var/lib/bmc-proxy
     """
-    from bmc_proxy.known_sources import forget_on_disk
+    from bmc_proxy.auth.known_sources import forget_on_disk
 
     state_directory.make(state_dir)
     AccountStore(state_dir).remove(name)
@@ -263,7 +263,7 @@ def _refuse_for_pam(checker: str, instead: str) -> None:
 
 
 def _hash_from_stdin() -> str:
-    from bmc_proxy.passwords import hash_password
+    from bmc_proxy.auth.passwords import hash_password
 
     try:
         password = sys.stdin.buffer.readline().decode()

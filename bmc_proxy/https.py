@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from OpenSSL import SSL, crypto
 
-from bmc_proxy.client_certificates import AuthorityId, ClientCertificate
+from bmc_proxy.auth.client_certificates import AuthorityId, ClientCertificate
 from bmc_proxy.config import Config, HttpsConfig
-from protocol import der
+from runtime.asn1 import der
 from runtime.clock import early_clock_text, is_before_build, utc_now
 from runtime.files import FileRefused, remove_leftovers, replace_file
 from runtime.reload import Reloadable

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bmc_proxy.armour import is_certificate
+from bmc_proxy.pem import is_certificate
 from runtime.files import remove_leftovers, replace_file
 
 FILE_NAME = "root.pem"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from protocol import der
+from runtime.asn1 import der
 
 _DEEPEST = 24
 _MOST_MUTATIONS = 4

@@ -17,11 +17,11 @@ from typing import Any
 import atheris
 from choices import Choices
 
-with atheris.instrument_imports(include=["protocol", "bmc_proxy.armour", "bmc_proxy.http.bodies"]):
-    from bmc_proxy.armour import MAX_CSR_OCTETS, csr_to_der, is_certificate, to_pem
+with atheris.instrument_imports(include=["protocol", "bmc_proxy.pem", "bmc_proxy.api.csr_body"]):
+    from bmc_proxy.api.csr_body import csr_text, json_object
     from bmc_proxy.errors import BodyMalformed, CsrBodyMalformed, CsrMalformed, CsrTooLarge
-    from bmc_proxy.http.bodies import csr_text, json_object
-    from protocol.der import DerError, children
+    from bmc_proxy.pem import MAX_CSR_OCTETS, csr_to_der, is_certificate, to_pem
+    from runtime.asn1.der import DerError, children
 
 BODY_LIMIT = 64 * 1024
 BEGIN, END = "-----BEGIN CERTIFICATE REQUEST-----", "-----END CERTIFICATE REQUEST-----"

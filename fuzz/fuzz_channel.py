@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["protocol"]):
     from protocol.connection import Connection
     from protocol.errors import ErrorCode, RemoteProtocolError
     from protocol.events import AnswerReceived, RequestReceived
-    from protocol.frame import MAX_LENGTH, Frame, FrameDecoder, encode_frame
+    from protocol.frames import MAX_LENGTH, Frame, FrameDecoder, encode_frame
     from protocol.records import Error, GetChain, GetOcsp, GetPublished, Hello, PublicationKind, Request, Role
 
 MAX_RECORD = 100_000

@@ -15,14 +15,14 @@ from typing import Any
 import atheris
 from choices import Choices
 
-with atheris.instrument_imports(include=["runtime.settings", "runtime.descriptions", "vmi_agent.judging"]):
+with atheris.instrument_imports(include=["runtime.settings", "runtime.descriptions", "vmi_agent.policy"]):
     from runtime.errors import ConfigError
     from vmi_agent.errors import Refused
-    from vmi_agent.judging import profile_file
-    from vmi_agent.judging.csr import parse
-    from vmi_agent.judging.key_kinds import KEY_KINDS, AcceptedKey
-    from vmi_agent.judging.profile import EXTENDED_KEY_USAGES, Profile, approve
-    from vmi_agent.judging.subject_rules import ATTRIBUTES
+    from vmi_agent.policy import profile_file
+    from vmi_agent.policy.csr import parse
+    from vmi_agent.policy.key_kinds import KEY_KINDS, AcceptedKey
+    from vmi_agent.policy.profile import EXTENDED_KEY_USAGES, Profile, approve
+    from vmi_agent.policy.subject_rules import ATTRIBUTES
 
 with atheris.instrument_imports(include=["vmi_agent.config", "bmc_proxy.config"]):
     from bmc_proxy.config import Config as ProxyConfig
@@ -36,9 +36,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import bmc_proxy.cli
 import vmi_agent.cli
-from vmi_agent.ca.names import ReservedNames
-from vmi_agent.custody.opening import Access
-from vmi_agent.upkeep import AnchorTo
+from vmi_agent.ca.reserved_names import ReservedNames
+from vmi_agent.keys.open import Access
+from vmi_agent.maintenance import AnchorTo
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 KEY = ec.derive_private_key(7, ec.SECP256R1())

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["protocol"]):
         RequestCancelled,
         RequestReceived,
     )
-    from protocol.frame import MAX_LENGTH, Frame, encode_frame
+    from protocol.frames import MAX_LENGTH, Frame, encode_frame
     from protocol.records import (
         Answer,
         Cancel,

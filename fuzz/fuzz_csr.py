@@ -22,20 +22,20 @@ import atheris
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "corpus"))
 
 with atheris.instrument_imports(
-    include=["protocol", "vmi_agent.judging", "vmi_agent.ca.certificate", "vmi_agent.ca.names"]
+    include=["protocol", "vmi_agent.policy", "vmi_agent.certificate", "vmi_agent.ca.reserved_names"]
 ):
-    from protocol import der
-    from protocol.der import DerError
     from protocol.errors import ErrorCode
-    from vmi_agent.ca.certificate import Issuer, assemble, certificate_tbs
-    from vmi_agent.ca.names import ReservedNames
-    from vmi_agent.judging import key_policy
-    from vmi_agent.judging.alternative_names import NameRules
-    from vmi_agent.judging.csr import Csr, check_possession, parse
-    from vmi_agent.judging.profile import Approved, Profile, approve, choose
-    from vmi_agent.judging.subject import read_subject
-    from vmi_agent.judging.subject_rules import SubjectRules
-    from vmi_agent.judging.wishes import requested_extensions
+    from runtime.asn1 import der
+    from runtime.asn1.der import DerError
+    from vmi_agent.ca.reserved_names import ReservedNames
+    from vmi_agent.certificate import Issuer, assemble, certificate_tbs
+    from vmi_agent.policy import key_policy
+    from vmi_agent.policy.alternative_names import NameRules
+    from vmi_agent.policy.csr import Csr, check_possession, parse
+    from vmi_agent.policy.profile import Approved, Profile, approve, choose
+    from vmi_agent.policy.requested_extensions import requested_extensions
+    from vmi_agent.policy.subject_encoding import read_subject
+    from vmi_agent.policy.subject_rules import SubjectRules
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -45,10 +45,10 @@ from der_mutator import elements_of, mutate
 from OpenSSL import crypto
 from rsa_numbers import prime, rsa_key
 
-from vmi_agent.ca.ca_certificates import self_signed_root
-from vmi_agent.custody.algorithms import signature_algorithm
-from vmi_agent.custody.file import FileCustody
+from vmi_agent.ca.certificates import self_signed_root
 from vmi_agent.errors import Refused
+from vmi_agent.keys.algorithms import signature_algorithm
+from vmi_agent.keys.file_key import FileCustody
 
 MAX_INPUT = 17 * 1024
 # One in so many inputs begins anew from a CSR of the corpus.

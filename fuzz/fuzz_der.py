@@ -15,8 +15,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["protocol"]):
-    from protocol import der
-    from protocol.der import DerError
+    from runtime.asn1 import der
+    from runtime.asn1.der import DerError
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm

@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports(include=["protocol"]):
     from protocol.errors import ErrorCode, RemoteProtocolError
-    from protocol.frame import MAX_LENGTH, Frame, FrameDecoder, encode_frame
+    from protocol.frames import MAX_LENGTH, Frame, FrameDecoder, encode_frame
 
 ZEROS = bytes(65_600)
 

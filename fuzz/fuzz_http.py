@@ -19,17 +19,17 @@ import atheris
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
-with atheris.instrument_imports(include=["bmc_proxy.http"]):
-    from edges import Spoken, TestEdge, edge_in
+with atheris.instrument_imports(include=["bmc_proxy.api"]):
+    from support.edges import Spoken, TestEdge, edge_in
     from twisted.internet.error import ConnectionDone
     from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
     from twisted.python.failure import Failure
     from zope.interface import provider
 
-    from bmc_proxy.http.call import CSR_BODY_LIMIT
-    from bmc_proxy.http.channel import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
-    from bmc_proxy.http.request import HEADER_LIMIT
-    from bmc_proxy.http.targets import path_of
+    from bmc_proxy.api.types import CSR_BODY_LIMIT
+    from bmc_proxy.http1.request_target import path_of
+    from bmc_proxy.server.connection import BODY_TIMEOUT_S, HEADER_TIMEOUT_S, IDLE_TIMEOUT_S, LAST_WORD_S
+    from bmc_proxy.server.request import HEADER_LIMIT
 
 STATUSES = {200, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 429, 431, 501, 503}
 ENDS = {400, 408, 413, 414, 431, 501}

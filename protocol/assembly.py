@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from protocol.errors import ErrorCode, RemoteProtocolError
-from protocol.frame import MAX_PAYLOAD, Frame
+from protocol.frames import MAX_PAYLOAD, Frame
 
 MAX_UNFINISHED_RECORDS = 16
 

@@ -38,8 +38,8 @@ from protocol.events import (
     RequestReceived,
     StatusReceived,
 )
-from protocol.frame import MAX_PAYLOAD, VERSION, Frame, FrameDecoder, encode_frame, encode_header
-from protocol.liveness import Liveness, Timeouts
+from protocol.frames import MAX_PAYLOAD, VERSION, Frame, FrameDecoder, encode_frame, encode_header
+from protocol.keepalive import Liveness, Timeouts
 from protocol.records import (
     Answer,
     Cancel,

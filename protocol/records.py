@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from protocol.errors import ErrorCode
-from protocol.frame import VERSION
+from protocol.frames import VERSION
 
 MAGIC = b"VMICERTX"
 NO_IDEMPOTENCY_KEY = bytes(16)

@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from twisted.logger import Logger
 
-from runtime import channel_tls
+from runtime import channel_credentials
 from runtime.clock import early_clock_text, is_before_build, utc_now
 from runtime.tls import TlsContext, is_due, sha256_of
 
@@ -119,8 +119,8 @@ class Reloadable:
 
 def channel_reloadable(state_dir: Path, *, warns: bool = True) -> Reloadable:
     """Return the channel's context, of the credentials in a state directory. Raises FileRefused."""
-    load = partial(channel_tls.channel_context, state_dir / channel_tls.FILE_NAME)
-    return Reloadable("channel", load, advice=channel_tls.ADVICE, warns=warns)
+    load = partial(channel_credentials.channel_context, state_dir / channel_credentials.FILE_NAME)
+    return Reloadable("channel", load, advice=channel_credentials.ADVICE, warns=warns)
 
 
 def _trouble(certificate: x509.Certificate, now: datetime) -> str:

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from runtime.errors import StartError
-from runtime.flocks import lock_within, open_lock, try_lock
+from runtime.file_lock import lock_within, open_lock, try_lock
 
 # Longer than the making of a CA takes on a slow machine.
 START_WAIT_S = 30.0

@@ -1,6 +1,6 @@
 """TLS: contexts that never speak less than they should, and what to say of a handshake that failed.
 
-Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.channel_tls`).
+Both processes use it: HTTPS at the proxy, and `tls:` on the channel (`runtime.channel_credentials`).
 """
 
 from collections.abc import Iterator, Sequence

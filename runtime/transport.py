@@ -30,9 +30,9 @@ from zope.interface import implementer
 from protocol.connection import Connection
 from protocol.errors import RemoteProtocolError
 from protocol.events import Event, FramesPassed
-from protocol.liveness import Timeouts
+from protocol.keepalive import Timeouts
 from protocol.records import Hello, Role
-from runtime import channel_tls
+from runtime import channel_credentials
 from runtime.endpoints import describe
 from runtime.tls import failure_text, is_tls
 from runtime.unix_peer import stranger_at
@@ -102,7 +102,7 @@ class ChannelTransport(Protocol, ABC):
     Args:
         clock: the reactor, or a `Clock`.
         hello: what this side says first.
-        timeouts: see `protocol.liveness.Timeouts`.
+        timeouts: see `protocol.keepalive.Timeouts`.
         uids: who may be at the other end of a unix socket; None for this process's own user.
     """
 
@@ -210,7 +210,7 @@ class ChannelTransport(Protocol, ABC):
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        self.connection_over(failure_text(self.transport, reason, channel_tls.ADVICE))
+        self.connection_over(failure_text(self.transport, reason, channel_credentials.ADVICE))
 
     def pauseProducing(self) -> None:
         """The peer does not read: stop reading from it, and acting on what it sent."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents import Running, run_local
-from run_log import LINES, secrets_in
+from support.documents import Running, run_local
+from support.run_log import LINES, secrets_in
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from runtime.descriptions import LOCAL_ENDPOINTS, has_tls, is_local
 from runtime.errors import ConfigError
-from vmi_agent.custody.opening import Access
-from vmi_agent.upkeep import AnchorTo
+from vmi_agent.keys.open import Access
+from vmi_agent.maintenance import AnchorTo
 
 
 @dataclass(frozen=True, slots=True)

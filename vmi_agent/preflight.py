@@ -9,13 +9,15 @@ import errno
 import os
 from pathlib import Path
 
-from runtime import channel_tls
+from runtime import channel_credentials
 from runtime.descriptions import has_tls
 from runtime.errors import StartError
 from runtime.files import FileRefused
-from vmi_agent.ca import authority, ca_life, ca_store
+from vmi_agent.ca import authority
+from vmi_agent.ca import lifecycle as ca_lifecycle
+from vmi_agent.ca import store as ca_store
 from vmi_agent.config import Config
-from vmi_agent.custody import CustodyError, opening
+from vmi_agent.keys import CustodyError, open
 
 
 def check(config: Config) -> None:
@@ -30,7 +32,7 @@ def check(config: Config) -> None:
     _check_state_dir(config.state_dir)
     if any(has_tls(each) for each in config.listen):
         try:
-            channel_tls.channel_context(config.state_dir / channel_tls.FILE_NAME)
+            channel_credentials.channel_context(config.state_dir / channel_credentials.FILE_NAME)
         except FileRefused as error:
             raise StartError(str(error)) from error
     if config.ephemeral_ca:
@@ -38,9 +40,9 @@ def check(config: Config) -> None:
     if authority.exists(config.state_dir):
         return
     if not config.ephemeral_ca:
-        ca_life.refuse_while_requested(config.state_dir)
+        ca_lifecycle.refuse_while_requested(config.state_dir)
         try:
-            opening.check_can_make(config.access, config.key_type)
+            open.check_can_make(config.access, config.key_type)
         except CustodyError as error:
             raise StartError(str(error)) from error
     if config.anchor_to.file is not None:

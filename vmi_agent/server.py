@@ -13,18 +13,18 @@ from twisted.python.failure import Failure
 
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.events import Event, PeerFailed, PeerReady, RequestCancelled, RequestReceived
-from protocol.liveness import Timeouts
+from protocol.keepalive import Timeouts
 from protocol.records import Answer, Error, GetOcsp, GetPublished, Hello, SignCsr
-from runtime.admission import Admission, Entrant
 from runtime.endpoints import describe, source_of
-from runtime.networks import site_of
-from runtime.sparse import Sparse
+from runtime.limits.admission import Admission, Entrant
+from runtime.limits.connection_limiter import Doorway, Stranger
+from runtime.limits.networks import site_of
+from runtime.log_throttle import Sparse
 from runtime.tls import is_tls_failure, peer_certificate, sha256_of
 from runtime.transport import ChannelTransport
-from vmi_agent.dispatch import Dispatch, Outcome, cancelled, failed
-from vmi_agent.doorway import Doorway, Stranger
 from vmi_agent.errors import NotWanted
-from vmi_agent.stranger_audit import StrangerAudit
+from vmi_agent.handlers import Dispatch, Outcome, cancelled, failed
+from vmi_agent.ledger.audit.strangers import StrangerAudit
 
 BUSY_RETRY_AFTER_MS = 1_000
 LONGEST_RETRY_AFTER_MS = 60_000

@@ -15,18 +15,15 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bmc_proxy.access import Access
-from bmc_proxy.accounts import AccountStore, AccountsUnusable
+from bmc_proxy.auth.accounts import AccountStore, AccountsUnusable
+from bmc_proxy.auth.authenticator import Access
+from bmc_proxy.auth.sessions import Session
 from bmc_proxy.config import Config
 from bmc_proxy.errors import ExchangeError
-from bmc_proxy.front import Front
+from bmc_proxy.frontend import Front
 from bmc_proxy.notices import not_usable
-from bmc_proxy.sessions import Session
-from bmc_proxy.workers.asking import AskedAdministration, AskedEntrance
-from bmc_proxy.workers.configs import config_from_json
-from bmc_proxy.workers.lines import start_shared_logging
-from bmc_proxy.workers.pipe import Pipe, PipeBroken
-from bmc_proxy.workers.records import (
+from bmc_proxy.workers.ipc import Pipe, PipeBroken
+from bmc_proxy.workers.messages import (
     Confirm,
     Done,
     Drain,
@@ -40,9 +37,12 @@ from bmc_proxy.workers.records import (
     SessionIs,
     SetUp,
 )
-from bmc_proxy.workers.replica import Replica
-from bmc_proxy.workers.shared_sessions import USED_EVERY_S
-from bmc_proxy.workers.worker_process import PIPE_DESCRIPTOR
+from bmc_proxy.workers.process import PIPE_DESCRIPTOR
+from bmc_proxy.workers.rpc_client import AskedAdministration, AskedEntrance
+from bmc_proxy.workers.session_replica import Replica
+from bmc_proxy.workers.session_table import USED_EVERY_S
+from bmc_proxy.workers.shared_log import start_shared_logging
+from bmc_proxy.workers.worker_config import config_from_json
 from runtime.errors import StartError
 from runtime.lifecycle import Reactor
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from protocol import der
+from runtime.asn1 import der
 
 NULL = b"\x05\0"
 SET, BOOLEAN, CONTEXT_0 = 0x31, 0x01, 0xA0

@@ -23,7 +23,7 @@ from csr_parts import (
     sequence,
 )
 
-from protocol import der
+from runtime.asn1 import der
 
 ALTERNATIVE_NAME = "2.5.29.17"
 EMAIL_TAG, DNS_TAG, ADDRESS_TAG = 0x81, 0x82, 0x87

@@ -1,7 +1,7 @@
 """Make the corpus of hostile and odd CSRs anew: python tests/corpus/make_csrs.py [DIRECTORY]
 
 The same files come out of every run, but for the signatures of ML-DSA keys, which are random.
-What each file gets is in tests/corpus_table.py.
+What each file gets is in tests/support/corpus_table.py.
 """
 
 import sys

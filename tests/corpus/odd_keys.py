@@ -34,7 +34,7 @@ from rsa_numbers import (
     xz_beginning,
 )
 
-from protocol import der
+from runtime.asn1 import der
 
 EC_PUBLIC_KEY, P256_CURVE = "1.2.840.10045.2.1", "1.2.840.10045.3.1.7"
 

@@ -26,7 +26,7 @@ from csr_parts import (
 )
 from rsa_numbers import SHA256_WITH_RSA, good_primes, pkcs1_signature, rsa_key
 
-from protocol import der
+from runtime.asn1 import der
 
 RSA_PSS = "1.2.840.113549.1.1.10"
 # Signature algorithm -> its hash's own identifier and what computes it.

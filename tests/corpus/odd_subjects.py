@@ -22,7 +22,7 @@ from csr_parts import (
     sequence,
 )
 
-from protocol import der
+from runtime.asn1 import der
 
 NUMERIC, GENERAL, VISIBLE, BIT = 0x12, 0x1B, 0x1A, 0x03
 

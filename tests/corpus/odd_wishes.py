@@ -22,7 +22,7 @@ from csr_parts import (
     signed,
 )
 
-from protocol import der
+from runtime.asn1 import der
 
 BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE = "2.5.29.19", "2.5.29.15", "2.5.29.37"
 ALTERNATIVE_NAME, KEY_IDENTIFIER = "2.5.29.17", "2.5.29.14"

@@ -9,7 +9,7 @@ from itertools import count
 import gmpy2
 from csr_parts import NULL, Key, bits, integer, octets, oid, sequence
 
-from protocol import der
+from runtime.asn1 import der
 
 RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
 SHA256_WITH_RSA = "1.2.840.113549.1.1.11"

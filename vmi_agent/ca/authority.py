@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from runtime.hints import command
-from vmi_agent.ca import ca_store
-from vmi_agent.ca.ca_certificates import ocsp_responder_name
-from vmi_agent.ca.certificate import Issuer, extension
-from vmi_agent.ca.names import ReservedNames
+from vmi_agent.ca import store as ca_store
+from vmi_agent.ca.certificates import ocsp_responder_name
+from vmi_agent.ca.reserved_names import ReservedNames
 from vmi_agent.ca.self_check import SelfCheck
-from vmi_agent.custody import Custody, CustodyError
-from vmi_agent.custody.algorithms import signature_algorithm
-from vmi_agent.custody.opening import Access, open_key
+from vmi_agent.certificate import Issuer, extension
+from vmi_agent.keys import Custody, CustodyError
+from vmi_agent.keys.algorithms import signature_algorithm
+from vmi_agent.keys.open import Access, open_key
 
 
 class CaNotValid(CustodyError):

@@ -9,9 +9,9 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from protocol import der
-from vmi_agent.custody.algorithms import parameters_of, signature_algorithm
+from runtime.asn1 import der
 from vmi_agent.errors import SelfCheckFailed
+from vmi_agent.keys.algorithms import parameters_of, signature_algorithm
 
 
 class SelfCheck:

@@ -11,12 +11,13 @@ from runtime.cli_output import print_line
 from runtime.clock import milliseconds, utc_now
 from runtime.hints import command
 from vmi_agent.cli.groups import iso, main, settings, tell
-from vmi_agent.ledger import anchor, audit_check
-from vmi_agent.ledger import audit as audit_rows
-from vmi_agent.ledger.audit import Event, Row
-from vmi_agent.ledger.audited_ledger import AuditBroken
-from vmi_agent.ledger.ledger_schema import reading, writing
-from vmi_agent.ledger.listing import PAGE
+from vmi_agent.ledger.audit import anchors as audit_anchors
+from vmi_agent.ledger.audit import chain as audit_rows
+from vmi_agent.ledger.audit import verify as audit_check
+from vmi_agent.ledger.audit.chain import Event, Row
+from vmi_agent.ledger.audit.reconcile import AuditBroken
+from vmi_agent.ledger.queries import PAGE
+from vmi_agent.ledger.schema import reading, writing
 
 
 @main.group()
@@ -39,7 +40,7 @@ def audit_verify(state_dir: Path, anchor_file: Path | None) -> None:
 
     Example: vmi-agent audit verify --state-dir /var/lib/vmi-agent
     """
-    anchors = audit_check.NO_ANCHORS if anchor_file is None else anchor.read_file(anchor_file)
+    anchors = audit_check.NO_ANCHORS if anchor_file is None else audit_anchors.read_file(anchor_file)
     try:
         with reading(state_dir) as connection:
             head = audit_check.verify(connection, anchors)

@@ -11,13 +11,15 @@ from runtime.cli_output import print_line
 from runtime.clock import refuse_before_build, utc_now
 from runtime.errors import ConfigError, StartError
 from runtime.files import read_secret
-from vmi_agent.ca import authority, ca_life, ca_store
+from vmi_agent.ca import authority
+from vmi_agent.ca import lifecycle as ca_lifecycle
+from vmi_agent.ca import store as ca_store
 from vmi_agent.cli.custody_options import opens_keys, read_passphrase
 from vmi_agent.cli.groups import accepts_clock, as_json, iso, main, noting, print_record, settings, tell
-from vmi_agent.custody import DEFAULT_KEY_TYPE, KEY_TYPES
-from vmi_agent.custody.opening import Access
-from vmi_agent.ledger.ledger_schema import check_ca_not_missing
-from vmi_agent.ledger.writer import Ledger
+from vmi_agent.keys import DEFAULT_KEY_TYPE, KEY_TYPES
+from vmi_agent.keys.open import Access
+from vmi_agent.ledger.ledger import Ledger
+from vmi_agent.ledger.schema import check_ca_not_missing
 
 key_type_option = settings.option(
     "--key-type",
@@ -49,9 +51,9 @@ def ca_init(state_dir: Path, key_type: str, accept_clock: bool, access: Access) 
     lock = state_directory.claim(state_dir)
     if authority.exists(state_dir):
         raise StartError(f"{state_dir} holds a CA already. Nothing was changed.")
-    ca_life.refuse_while_requested(state_dir)
+    ca_lifecycle.refuse_while_requested(state_dir)
     _make_ledger(state_dir)  # before the CA: a CA without a ledger is refused
-    root = ca_life.create(state_dir, key_type, access, utc_now(), noting(state_dir))
+    root = ca_lifecycle.create(state_dir, key_type, access, utc_now(), noting(state_dir))
     lock.release()
     print_line(f"CA made: {_name(root)}")
 
@@ -89,7 +91,7 @@ def ca_rotate(state_dir: Path, key_type: str | None, to_file: bool, accept_clock
     Example: vmi-agent ca rotate --state-dir /var/lib/vmi-agent
     """
     refuse_before_build(utc_now(), accepted=accept_clock)
-    root = ca_life.rotate(state_dir, key_type, access, utc_now(), noting(state_dir), to_file=to_file)
+    root = ca_lifecycle.rotate(state_dir, key_type, access, utc_now(), noting(state_dir), to_file=to_file)
     print_line(f"CA rotated: {_name(root)}")
 
 
@@ -118,7 +120,7 @@ def ca_import(state_dir: Path, key: Path, import_passphrase_file: Path | None, c
     if passphrase is not None and access.passphrase is None:
         raise ConfigError("the key is encrypted: give --key-passphrase-file for how it is to be kept here")
     key_pem, chain_pem, now = read_secret(key), chain.read_bytes(), utc_now()
-    certificate = ca_life.import_ca(state_dir, key_pem, passphrase, chain_pem, access, now, noting(state_dir))
+    certificate = ca_lifecycle.import_ca(state_dir, key_pem, passphrase, chain_pem, access, now, noting(state_dir))
     print_line(f"CA imported: {_name(certificate)}")
 
 
@@ -139,7 +141,7 @@ def ca_csr(state_dir: Path, key_type: str, common_name: str, access: Access) -> 
         lock = state_directory.claim(state_dir)
         _make_ledger(state_dir)
         lock.release()
-    click.echo(ca_life.request_issuing_ca(state_dir, key_type, access, common_name), nl=False)
+    click.echo(ca_lifecycle.request_issuing_ca(state_dir, key_type, access, common_name), nl=False)
 
 
 @ca.command("install-chain")
@@ -152,7 +154,7 @@ def ca_install_chain(state_dir: Path, chain: Path, access: Access) -> None:
 
     Example: vmi-agent ca install-chain --state-dir /var/lib/vmi-agent chain.pem
     """
-    certificate = ca_life.install_chain(state_dir, chain.read_bytes(), access, utc_now(), noting(state_dir))
+    certificate = ca_lifecycle.install_chain(state_dir, chain.read_bytes(), access, utc_now(), noting(state_dir))
     print_line(f"issuing CA installed: {_name(certificate)}")
 
 
@@ -174,7 +176,7 @@ def ca_encrypt(state_dir: Path, new_passphrase_file: Path | None, access: Access
     new = None if new_passphrase_file is None else read_passphrase(new_passphrase_file)
     if new is None and access.passphrase is None:
         raise ConfigError("give --new-passphrase-file, or the old passphrase to take the encryption away")
-    changed = ca_life.encrypt_keys(state_dir, access.passphrase, new, utc_now(), noting(state_dir))
+    changed = ca_lifecycle.encrypt_keys(state_dir, access.passphrase, new, utc_now(), noting(state_dir))
     print_line(f"key files written anew: {changed}")
 
 

@@ -14,15 +14,14 @@ from cryptography.hazmat.primitives import serialization
 from runtime.cli_output import print_line
 from runtime.clock import milliseconds, utc_now
 from runtime.hints import command
-from vmi_agent.ca import ca_store
-from vmi_agent.ca.certificate import assemble
+from vmi_agent.ca import store as ca_store
+from vmi_agent.certificate import assemble
 from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, print_record, settings, tell
 from vmi_agent.cli.hexadecimal import KEY_SHA256, SERIAL, SERIAL_PREFIX
-from vmi_agent.ledger import blocked_keys, listing
-from vmi_agent.ledger.ledger_schema import FIRST_WITH_BLOCK_LIST, writing
-from vmi_agent.ledger.listing import STATUSES, Filter
-from vmi_agent.status import revocation
-from vmi_agent.status.revocation import Reason
+from vmi_agent.ledger import blocked_keys, queries, revocation
+from vmi_agent.ledger.queries import STATUSES, Filter
+from vmi_agent.ledger.revocation import Reason
+from vmi_agent.ledger.schema import FIRST_WITH_BLOCK_LIST, writing
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,7 +89,7 @@ def certs_show(state_dir: Path, serial: str, as_json: bool) -> None:
 
     Example: vmi-agent certs show --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
-    row = listing.find_certificate(state_dir, serial)
+    row = queries.find_certificate(state_dir, serial)
     print_record(_fields(row, utc_now()) | {"certificate": _pem(row)}, as_json)
 
 
@@ -131,7 +130,7 @@ def certs_revoke(state_dir: Path, serial: str, reason: str, all_of_key: bool) ->
     """
     now = utc_now()
     with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
-        found = listing.find(connection, serial)
+        found = queries.find(connection, serial)
         others = revocation.others_of_key(connection, found, now)
         do = revocation.revoke_all if all_of_key else revocation.revoke_one
         revoked = do(connection, found, others, Reason[reason], milliseconds(now), operator())
@@ -162,7 +161,7 @@ def certs_release(state_dir: Path, serial: str) -> None:
     Example: vmi-agent certs release --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
     with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
-        found = listing.find(connection, serial)
+        found = queries.find(connection, serial)
         revocation.release(connection, found.serial, milliseconds(utc_now()), operator())
         blocks = blocked_keys.blocks_of(connection, found.key_sha256)
     click.echo(f"released: {found.serial.hex()}")
@@ -183,22 +182,22 @@ def certs_prune(state_dir: Path, ended_days: int) -> None:
     now, pruned = utc_now(), 0
     while True:
         with writing(state_dir) as connection:
-            count = listing.prune(connection, now - timedelta(days=ended_days), milliseconds(now))
+            count = queries.prune(connection, now - timedelta(days=ended_days), milliseconds(now))
         pruned += count
-        if count < listing.PRUNE_BATCH:
+        if count < queries.PRUNE_BATCH:
             break
     click.echo(f"pruned: {pruned}")
 
 
 def _records(state_dir: Path, wanted: Filter) -> Iterator[tuple[Any, dict[str, object]]]:
     now = utc_now()
-    return ((row, _fields(row, now)) for row in listing.list_certificates(state_dir, wanted, now))
+    return ((row, _fields(row, now)) for row in queries.list_certificates(state_dir, wanted, now))
 
 
 def _fields(row: Any, now: datetime) -> dict[str, object]:
     fields: dict[str, object] = {
         "serial": row.serial.hex(),
-        "status": listing.status_of(row, now),
+        "status": queries.status_of(row, now),
         "subject": row.subject,
         "user": row.user,
         "method": row.method,

@@ -37,12 +37,12 @@ def channel_init(state_dir: Path, replace: bool, accept_clock: bool) -> None:
     """
     refuse_before_build(utc_now(), accepted=accept_clock)
     state_directory.make(state_dir)
-    from runtime import channel_tls
+    from runtime import channel_credentials
 
-    path = state_dir / channel_tls.FILE_NAME
+    path = state_dir / channel_credentials.FILE_NAME
     if path.exists() and not replace:
         raise StartError(f"{path} exists already. Nothing was changed. To shut out whoever has the old ones: --replace")
-    agent, proxy = channel_tls.make_credentials()
+    agent, proxy = channel_credentials.make_credentials()
     replace_file(state_dir / _PROXY_CREDENTIALS, proxy)
     replace_file(path, agent)
     hand_over = command("vmi-agent", "channel hand-over --to channel.pem")

@@ -12,8 +12,8 @@ from runtime import hints
 from runtime.errors import ConfigError
 from runtime.files import read_secret
 from vmi_agent.cli.groups import settings, tell
-from vmi_agent.custody.opening import Access
-from vmi_agent.custody.pkcs11_token import Token, read_pin
+from vmi_agent.keys.open import Access
+from vmi_agent.keys.pkcs11.token import Token, read_pin
 
 # What systemd calls the passphrase where LoadCredential= brings it (systemd.exec(5)).
 CREDENTIAL = "vmi-agent-key-passphrase"

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import click
 
+from runtime.cli_errors import telling
 from runtime.cli_output import print_line
 from runtime.files import FileRefused
 from runtime.memory_secrecy import forbid_dumps
 from runtime.settings import Settings
-from runtime.telling import telling
-from vmi_agent.custody import CustodyError
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger import audit as audit_rows
-from vmi_agent.ledger.anchor import AnchorRefused
-from vmi_agent.ledger.audit import Event
+from vmi_agent.keys import CustodyError
+from vmi_agent.ledger.audit import chain as audit_rows
+from vmi_agent.ledger.audit.anchors import AnchorRefused
+from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.blocked_keys import BlockListRefused
-from vmi_agent.ledger.ledger_schema import writing
-from vmi_agent.ledger.listing import NoSuchCertificate
-from vmi_agent.status.revocation import RevocationRefused
+from vmi_agent.ledger.queries import NoSuchCertificate
+from vmi_agent.ledger.revocation import RevocationRefused
+from vmi_agent.ledger.schema import writing
 
 settings = Settings("VMI_AGENT", "Where CA and ledger are kept. Made where it is missing, for this user alone.")
 accepts_clock = settings.option(

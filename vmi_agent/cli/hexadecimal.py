@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from vmi_agent.ca.certificate import SERIAL_OCTETS
+from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.ledger.blocked_keys import KEY_OCTETS
 
 

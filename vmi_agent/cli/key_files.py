@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, load_pem_public_key
 
-from protocol import der
+from runtime.asn1 import der
 from runtime.errors import ConfigError
 from vmi_agent.cli.hexadecimal import digits_of
 

@@ -15,8 +15,8 @@ from vmi_agent.cli.key_files import hashes_in
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.blocked_keys import BY_HAND, KEY_OCTETS, MAX_REASON_CHARACTERS, Block, is_reason
-from vmi_agent.ledger.ledger_schema import FIRST_WITH_BLOCK_LIST, reading, writing
-from vmi_agent.ledger.listing import PAGE
+from vmi_agent.ledger.queries import PAGE
+from vmi_agent.ledger.schema import FIRST_WITH_BLOCK_LIST, reading, writing
 
 # The keys of one transaction, so that a running agent gets to sign in between.
 BATCH = 2000

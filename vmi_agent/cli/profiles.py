@@ -31,8 +31,8 @@ def profiles_check(state_dir: Path, profiles: Path | None) -> None:
 
     Example: vmi-agent profiles check --state-dir /var/lib/vmi-agent --profiles /etc/vmi-agent/profiles.toml
     """
-    from vmi_agent.judging.profile_file import load_profiles
-    from vmi_agent.judging.profile_lint import lint
+    from vmi_agent.policy.profile_file import load_profiles
+    from vmi_agent.policy.profile_lint import lint
 
     found = 0
     for profile in load_profiles(profiles):

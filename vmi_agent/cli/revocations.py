@@ -6,11 +6,11 @@ import click
 
 from runtime.clock import utc_now
 from runtime.termination import cleaning_up
-from vmi_agent import revocation_list
+from vmi_agent.backup import revocation_list
 from vmi_agent.cli.certs import certs
 from vmi_agent.cli.custody_options import opens_keys
 from vmi_agent.cli.groups import iso, settings, tell
-from vmi_agent.custody.opening import Access
+from vmi_agent.keys.open import Access
 
 
 @certs.command("export-revocations")

@@ -11,7 +11,7 @@ from vmi_agent.cli.ca import key_type_option
 from vmi_agent.cli.custody_options import opens_keys
 from vmi_agent.cli.groups import accepts_clock, main, settings, tell
 from vmi_agent.cli.profiles import profiles_option
-from vmi_agent.custody.opening import Access
+from vmi_agent.keys.open import Access
 
 if TYPE_CHECKING:
     from runtime.lifecycle import Reactor
@@ -125,10 +125,10 @@ def serve(
     from twisted.internet import reactor
 
     from runtime.lifecycle import run
-    from runtime.logs import start_logging
+    from runtime.logging import start_logging
+    from vmi_agent.app import AgentApplication
     from vmi_agent.config import Config, PublishingConfig
-    from vmi_agent.service import AgentApplication
-    from vmi_agent.upkeep import AnchorTo
+    from vmi_agent.maintenance import AnchorTo
 
     config = Config(
         state_dir=state_dir,

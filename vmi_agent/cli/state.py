@@ -11,16 +11,16 @@ from cryptography.hazmat.primitives import hashes
 from runtime.clock import utc_now
 from runtime.errors import ConfigError
 from runtime.termination import cleaning_up
-from vmi_agent import restore as restoring
-from vmi_agent.ca import backup as backups
+from vmi_agent.backup import backup as backups
+from vmi_agent.backup import restore as restoring
+from vmi_agent.backup.later_revocations import Later
+from vmi_agent.backup.restore import Check, Restored
 from vmi_agent.cli.custody_options import opens_keys
 from vmi_agent.cli.groups import iso, main, settings, tell
-from vmi_agent.custody.opening import Access
-from vmi_agent.later_revocations import Later
-from vmi_agent.ledger.anchor import read_file
-from vmi_agent.ledger.audit_check import NO_ANCHORS
-from vmi_agent.restore import Check, Restored
-from vmi_agent.status.revocation import Reason
+from vmi_agent.keys.open import Access
+from vmi_agent.ledger.audit.anchors import read_file
+from vmi_agent.ledger.audit.verify import NO_ANCHORS
+from vmi_agent.ledger.revocation import Reason
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from runtime.hints import command
-from vmi_agent.ca.certificate import SERIAL_OCTETS
-from vmi_agent.ledger import audit
-from vmi_agent.ledger.audit import Event
+from vmi_agent.certificate import SERIAL_OCTETS
+from vmi_agent.ledger.audit import chain as audit_chain
+from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.key_forms import key_forms
-from vmi_agent.ledger.ledger_schema import ISSUED
-from vmi_agent.ledger.statements import AnyConnection, execute, execute_many, one_of
+from vmi_agent.ledger.schema import ISSUED
+from vmi_agent.ledger.sql import AnyConnection, execute, execute_many, one_of
 
 KEY_OCTETS = 32
 # Of a block by hand, which belongs to no certificate.
@@ -291,7 +291,7 @@ def _put(connection: Connection, blocks: Sequence[Block], now_ms: int, by: str) 
             if blocked_ms != now_ms:
                 fields["blocked_ms"] = blocked_ms
             events.append(Event("keys blocked", now_ms, fields | {"by": by}))
-    audit.append(connection, events)
+    audit_chain.append(connection, events)
 
 
 def _remove(connection: Connection, gone: Block, now_ms: int, by: str) -> None:
@@ -300,4 +300,4 @@ def _remove(connection: Connection, gone: Block, now_ms: int, by: str) -> None:
     fields: dict[str, object] = {"key": gone.key_sha256.hex(), "reason": gone.reason}
     if gone.serial != BY_HAND:
         fields["serial"] = gone.serial.hex()
-    audit.append(connection, [Event("key unblocked", now_ms, fields | {"by": by})])
+    audit_chain.append(connection, [Event("key unblocked", now_ms, fields | {"by": by})])

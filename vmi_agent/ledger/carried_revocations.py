@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from vmi_agent.ledger import audit
-from vmi_agent.ledger.audit import Event
-from vmi_agent.ledger.ledger_schema import carried_revocation
+from vmi_agent.ledger.audit import chain as audit_chain
+from vmi_agent.ledger.audit.chain import Event
+from vmi_agent.ledger.schema import carried_revocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def carry(connection: Connection, revocation: CarriedRevocation, source: str, no
         "not_after": revocation.not_after,
     }
     fields = {"serial": revocation.serial.hex(), **values, "source": source}
-    audit.append(connection, [Event("revocation carried over", now_ms, fields)])
-    number = audit.read_head(connection).last_id
+    audit_chain.append(connection, [Event("revocation carried over", now_ms, fields)])
+    number = audit_chain.read_head(connection).last_id
     connection.execute(insert(carried_revocation).values(serial=revocation.serial, revocation=number, **values))
     return True
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from vmi_agent.errors import LedgerUnavailable
-from vmi_agent.ledger.statements import driver_of
+from vmi_agent.ledger.sql import driver_of
 
 # So many transactions write a log of a few MB.
 EVERY = 200

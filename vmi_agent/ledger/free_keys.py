@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from vmi_agent.ledger.blocked_keys import blocked_among
-from vmi_agent.ledger.statements import execute
+from vmi_agent.ledger.sql import execute
 
 _MOST_KEYS = 1024
 

@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from protocol import der
+from runtime.asn1 import der
 
 _EC = bytes.fromhex("06072a8648ce3d0201")
 _WHOLE, _COMPRESSED = (4,), (2, 3)

@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import schema_check
-from vmi_agent.ledger.ledger_schema import (
+from vmi_agent.ledger.schema import (
     PENDING_INDEX,
     SCHEMA_VERSION,
     check_schema,

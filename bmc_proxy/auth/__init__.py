@@ -1,0 +1,1 @@
+"""Who may ask: accounts, passwords, logins, sessions and roles."""

@@ -1,0 +1,1 @@
+"""Twisted's side of HTTP: connections, requests and their limits."""

@@ -1,0 +1,1 @@
+"""ASN.1: DER, read and written."""

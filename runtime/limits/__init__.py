@@ -1,0 +1,1 @@
+"""Limits on what clients and peers make a process spend."""

@@ -1,0 +1,1 @@
+"""Backups: their archive and its signature, restoring, and what was revoked since."""

@@ -1,0 +1,1 @@
+"""CA keys in a PKCS#11 token."""
