@@ -13,7 +13,7 @@ from bmc_proxy.config import CHECKERS, CLIENT_USER_FIELDS, DEFAULT_HTTPS, Config
 from runtime import state_dir as state_directory
 from runtime.cli_errors import telling
 from runtime.cli_output import print_line
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, StartError
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def account_list(state_dir: Path, as_json: bool) -> None:
 
     Example: bmc-proxy account list --state-dir /var/lib/bmc-proxy --json
     """
+    if not state_dir.is_dir():
+        raise StartError(f"there is no state directory {state_dir}. Give the one that `bmc-proxy serve` has.")
     rows = [
         {
             "name": each.name,

@@ -234,6 +234,8 @@ def test_backup_with_the_key_in_a_token(tmp_path: Path) -> None:
     assert "--unsigned" in refused.stderr
     assert "not signed" in unsigned.stdout
     assert not (tmp_path / "refused.tar").exists()
+    with pytest.raises(StartError, match=r"is not signed, so --trust-root shows nothing\. Give --sha256"):
+        restore(tmp_path / "unsigned.tar", tmp_path / "another", root)
 
 
 def test_backup_with_an_encrypted_key(tmp_path: Path) -> None:

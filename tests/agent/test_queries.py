@@ -191,12 +191,14 @@ def test_list_at_the_last_second(tmp_path: Path, time: Time, agent: Agent, issue
 
 
 def test_list_of_what_expires_soon(tmp_path: Path, time: Time) -> None:
-    """Valid now, and not at the given time: neither what lives longer nor what has ended already."""
+    """Valid now, and not at the given time: neither what lives longer nor what has ended or is revoked already."""
     short = replace(Profile(), validity=timedelta(days=10))
     with open_agent(tmp_path, time, profile=short) as opened:
         issue(opened, "ended")
         time.advance(days=10)
         issue(opened, "soon")
+        revoked = issue(opened, "revoked")
+        opened.ledger.change(lambda it: revocation.revoke(it, revoked, Reason.superseded, milliseconds(time()), "test"))
         time.advance(days=5)
         issue(opened, "later")
 

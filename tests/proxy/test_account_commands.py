@@ -53,6 +53,14 @@ def test_list_as_json_is_the_same_in_every_encoding(state_dir: Path, encoding: s
     assert [each["name"] for each in json.loads(done.stdout)] == [ODD_NAME]
 
 
+def test_list_of_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """A mistyped directory is no proxy without accounts."""
+    done = account_command(tmp_path / "mistyped", "list", encoding="utf-8")
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"there is no state directory" in done.stderr
+
+
 def test_remove_echoes_the_name_escaped(state_dir: Path) -> None:
     """An account with such a name can be removed, and the line that says so is printable."""
     done = account_command(state_dir, "remove", ODD_NAME, encoding="latin-1")

@@ -65,7 +65,8 @@ def back_up(state_dir: Path, target: Path, now: datetime, access: Access | None 
         try:
             signer = None if access is None else signed_statement.open_signer(state_dir, access)
         except CustodyError as error:
-            text = f"the backup cannot be signed: {error} To have one that only its SHA-256 vouches for: --unsigned"
+            reason = str(error).rstrip(".")
+            text = f"the backup cannot be signed: {reason}. To have one that only its SHA-256 vouches for: --unsigned"
             raise CustodyError(text) from error
         try:
             files = _files(state_dir)

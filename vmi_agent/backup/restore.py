@@ -180,10 +180,15 @@ def _read_manifest(member: Member, check: Check) -> Manifest:
     member.copy_to(buffer)
     manifest = backup_manifest.read(buffer.getvalue())
     if check.trusted and not manifest.statement.is_signed_under(check.trusted):
-        signer = "nobody" if manifest.signer is None else manifest.signer.subject.rfc4514_string()
+        if manifest.signer is None:
+            raise StartError(
+                "the backup is not signed, so --trust-root shows nothing. Give --sha256 HEX, as `backup` printed it, or"
+                " --unverified. Nothing was restored."
+            )
         raise StartError(
-            f"the backup is signed by {signer}, to whom no certificate leads from those of --trust-root. It is another"
-            " CA's, or forged. Nothing was restored."
+            f"the backup is signed by {manifest.signer.subject.rfc4514_string()}, to which no certificate leads from"
+            " those of --trust-root. Give the root that was in use when the backup was made; with that one, it is"
+            " another CA's or forged. Nothing was restored."
         )
     return manifest
 

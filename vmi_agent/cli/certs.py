@@ -45,8 +45,12 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--requester", metavar="USER", help="That this user asked for."),
             click.option("--serial-prefix", type=SERIAL_PREFIX, help="Whose serial number begins so."),
             click.option("--key-sha256", type=KEY_SHA256, help="Of this SubjectPublicKeyInfo."),
-            click.option("--status", type=click.Choice(STATUSES), help="That are so now."),
-            click.option("--expiring-within-days", type=click.IntRange(0, 36500), help="Valid now, and no more then."),
+            click.option("--status", type=click.Choice(STATUSES), help="With this status now."),
+            click.option(
+                "--expiring-within-days",
+                type=click.IntRange(0, 36500),
+                help="Valid now, and ended within this number of days.",
+            ),
             click.option("--after", type=SERIAL, metavar="SERIAL", help="The last one of the page before."),
             click.option("--limit", type=click.IntRange(1), help="How many at most. Without it, all."),
         )

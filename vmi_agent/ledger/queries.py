@@ -147,6 +147,8 @@ def _conditions(wanted: Filter, now: datetime) -> Iterator[ColumnElement[bool]]:
     if wanted.key_sha256 is not None:
         yield columns.key_sha256 == wanted.key_sha256
     if wanted.expiring_before is not None:
+        yield columns.reason.is_(None)
+        yield columns.not_before <= now_s
         yield columns.not_after >= now_s
         yield columns.not_after < int(wanted.expiring_before.timestamp())
     match wanted.status:
