@@ -7,8 +7,8 @@ from ipaddress import IPv6Address
 
 # RFC 3986, 3.5: no fragment, which readers end the path at or take for a part of it.
 _OCTETS = re.compile(rb"[!-\"$-~]+")
-# uri-host [":" port] (RFC 9110, 7.2): a name or an IPv4 address, or an IPv6 address in brackets.
-_AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
+# uri-host [":" port] (RFC 9110, 7.2): a name or an IPv4 address, or an IPv6 address in brackets. A port has 16 bits.
+_AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::0*[0-9]{0,5})?"
 _HOST = re.compile(_AUTHORITY)
 _ORIGIN = re.compile(rb"(?P<scheme>(?i:https?))://(?P<authority>" + _AUTHORITY + rb")")
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
@@ -54,7 +54,7 @@ def _place(authority: bytes, default_port: int) -> tuple[bytes, int]:
     if not host.endswith(b"]"):
         name, colon, digits = host.rpartition(b":")
         if colon:
-            host, port = name, int(digits or default_port)
+            host, port = name, int(digits.lstrip(b"0") or b"0") if digits else default_port
     if host.startswith(b"["):
         with suppress(ValueError):
             host = IPv6Address(host[1:-1].decode()).packed

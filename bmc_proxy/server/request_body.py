@@ -1,7 +1,7 @@
 """The body of one request: what its octets on the wire cost, and what is kept of them.
 
-Octets of the wire count, not those of the payload: chunk sizes, extensions and trailers are octets as well, and reads
-that bring little count for more than they bring.
+Octets of the wire count, not those of the payload: chunk sizes, extensions and trailers are octets as well. In the room
+that all bodies share, a read that brings little counts for more than it brings.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from runtime.limits.byte_quota import BodyRoom, Holding
 FRAMING_ALLOWANCE = 8 * 1024
 # Chunks are decoded so many octets in a turn of the reactor: a few milliseconds' worth of the smallest ones.
 DECODE_AT_ONCE = 16 * 1024
-# A read costs more than its octets do, so a small one counts as this many.
+# A read costs more than its octets do, so a small one takes as much of the room as this many.
 LEAST_CHARGE = 16
 
 
@@ -66,7 +66,7 @@ class RequestBody:
         """
         at_once = self._left if self._chunks is None else DECODE_AT_ONCE
         part, rest = octets[:at_once], octets[at_once:]
-        self._charge(max(len(part), LEAST_CHARGE))
+        self._charge(len(part))
         if self._chunks is None:
             self._left -= len(part)
             if self.is_wanted:
@@ -104,7 +104,7 @@ class RequestBody:
         self.charged += octets
         if self.charged > self.limit + FRAMING_ALLOWANCE:
             self.give_up()
-        elif not self._room.take(self._holding, octets):
+        elif not self._room.take(self._holding, max(octets, LEAST_CHARGE)):
             self._make_room()
 
     def _keep(self, data: bytes) -> None:

@@ -60,7 +60,7 @@ SAID = {
     "subject-domain-component-dotted": "DC is not one label",
     "subject-value-65-characters": "CN has 65 characters. Use 1 to 64",
     "subject-utf8-hangul-filler": "character that is not seen",
-    "subject-value-bits": "another type than a string",
+    "subject-value-bits": "is of a type that is not taken",
     "attribute-not-a-sequence": "not a type with a SET of values",
     "attribute-without-values": "not a type with a SET of values",
     "attribute-unknown-no-value": "an attribute without a value",

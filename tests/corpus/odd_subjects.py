@@ -104,6 +104,7 @@ def _shapes() -> dict[str, bytes]:
         "subject-attribute-three-parts": name(sequence(oid(CN), der.wrap(UTF8, b"hmc1"), b"\x05\0")),
         "subject-attribute-without-value": name(sequence(oid(CN))),
         "subject-attribute-type-empty": name(sequence(b"\x06\0", der.wrap(UTF8, b"hmc1"))),
+        "subject-attribute-type-two-arcs": name(sequence(b"\x06\x02\x88\x37", der.wrap(UTF8, b"hmc1"))),
         "subject-attribute-type-padded": name(sequence(b"\x06\x04\x55\x04\x80\x03", der.wrap(UTF8, b"hmc1"))),
         "subject-attribute-type-huge": name(sequence(b"\x06\x14\x2a" + b"\xff" * 18 + b"\1", der.wrap(UTF8, b"hmc1"))),
         "subject-is-a-set": der.wrap(SET, der.wrap(SET, common_name)),

@@ -22,7 +22,8 @@ from bmc_proxy.server.connection import FREE_READS
 from bmc_proxy.server.context import BURST_S, READS_PER_REQUEST, Allowances
 from bmc_proxy.server.lingering import DISCARD_LIMIT, LEAST_DISCARD, LINGER_IDLE_S, LINGER_S
 from bmc_proxy.server.request import HEADER_LIMIT
-from bmc_proxy.server.request_body import DECODE_AT_ONCE, FRAMING_ALLOWANCE, LEAST_CHARGE
+from bmc_proxy.server.request_body import DECODE_AT_ONCE, FRAMING_ALLOWANCE, LEAST_CHARGE, RequestBody
+from runtime.limits.byte_quota import BodyRoom
 
 GET = b"GET /redfish/v1/ HTTP/1.1\r\nHost: bmc\r\n\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: bmc\r\nContent-Type: application/json\r\n"
@@ -239,16 +240,17 @@ def test_malformed_chunks_are_answered_before_the_end(edge: TestEdge) -> None:
 # What costs more than its octets
 
 
-def test_small_reads_count_for_more(edge: TestEdge) -> None:
-    """A body that comes an octet at a time has fewer of them: 16 are counted for each read."""
-    allowed = (LOGIN_BODY_LIMIT + FRAMING_ALLOWANCE) // LEAST_CHARGE
-    spoken = edge.connect()
-    spoken.say(LOGIN + b"Content-Length: %d\r\n\r\n" % LOGIN_BODY_LIMIT)
-    for _ in range(allowed):
-        spoken.say(b" ")
-    assert statuses(spoken) == []
-    spoken.say(b" ")
-    assert statuses(spoken) == [413]
+@pytest.mark.parametrize(("spare", "is_kept"), [(0, True), (-1, False)])
+def test_small_reads_take_more_of_the_room(spare: int, is_kept: bool) -> None:
+    """A body within its limit is kept, octet by octet, and takes 16 octets of the room for each read."""
+    octets = CSR_BODY_LIMIT
+    body = RequestBody(BodyRoom(octets * LEAST_CHARGE + spare), "192.0.2.1", octets, HEADER_LIMIT, lambda: None)
+    for _ in range(octets):
+        body.read(b" ")
+
+    assert body.is_whole
+    assert (body.is_given_up, body.had_room) == (not is_kept, is_kept)
+    assert len(body.octets) == octets * is_kept
 
 
 def test_reads_are_the_sources(tmp_path: Path) -> None:

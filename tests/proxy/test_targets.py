@@ -116,6 +116,11 @@ ORIGINS = [
     (b"https://bmc/", b"bmc", HTTPS, False),
     (b"https://a@bmc", b"bmc", HTTPS, False),
     (b"https://bmc https://evil", b"bmc", HTTPS, False),
+    (b"https://bmc:00443", b"bmc", HTTPS, True),
+    (b"https://bmc:", b"bmc:" + b"0" * 5_000 + b"443", HTTPS, True),
+    (b"https://bmc:65535", b"bmc:65535", HTTPS, True),
+    (b"https://bmc:100000", b"bmc:100000", HTTPS, False),
+    (b"https://bmc:" + b"9" * 5_000, b"bmc", HTTPS, False),
 ]
 
 

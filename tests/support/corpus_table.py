@@ -297,6 +297,7 @@ EXPECTED = {
     "subject-attribute-type-empty": "CSR_MALFORMED",
     "subject-attribute-type-huge": "CSR_MALFORMED",
     "subject-attribute-type-padded": "CSR_MALFORMED",
+    "subject-attribute-type-two-arcs": "CSR_POLICY",
     "subject-attribute-unknown-ia5": "CSR_POLICY",
     "subject-attribute-unknown-ia5-high": "CSR_POLICY",
     "subject-attribute-unknown-teletex-high": "CSR_POLICY",

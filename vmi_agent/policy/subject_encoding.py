@@ -177,6 +177,10 @@ def read_subject(subject: bytes) -> Subject:
             if count > MOST_ATTRIBUTES:
                 raise _refuse(f"The subject holds more than {MOST_ATTRIBUTES} attributes. Leave some of them out.")
             attributes = tuple((kind[2:], _text(kind[2:], value)) for kind, value in part)
+            if any(kind[2:] not in _RULES and _has_two_arcs(kind) for kind, _ in part):
+                raise _refuse(
+                    "The subject holds an attribute whose type has two arcs, which some readers refuse. Take it out."
+                )
             if len(attributes) != 1:
                 _judge_part(attributes)
             for kind, text in attributes:
@@ -188,6 +192,12 @@ def read_subject(subject: bytes) -> Subject:
     if not name:
         raise _refuse("The subject is empty. Name the console in it, at least by a common name.")
     return Subject(tuple(name), tuple(mailboxes))
+
+
+def _has_two_arcs(kind: bytes) -> bool:
+    """Return whether an object identifier in DER has one subidentifier, which stands for two arcs (X.690, 8.19.4)."""
+    contents = kind[2:]
+    return kind[0] == der.OBJECT_IDENTIFIER and contents[-1:] < b"\x80" and sum(octet < 0x80 for octet in contents) == 1
 
 
 def _judge_part(attributes: tuple[Attribute, ...]) -> None:
@@ -205,16 +215,17 @@ def _text(kind: bytes, value: bytes) -> str:
     contents = value[start:end]
     if tag not in rule.tags:
         accepted = " or ".join(_STRING_NAMES[each] for each in _USUAL if each in rule.tags)
-        given = _STRING_NAMES.get(tag, "another type than a string")
-        raise _refuse(
-            f"The subject's {rule.name} is of the type {given}. Write it as {accepted} (RFC 5280, appendix A.1)."
-        )
+        given = _STRING_NAMES.get(tag)
+        is_given = f"is of the type {given}" if given else "is of a type that is not taken"
+        raise _refuse(f"The subject's {rule.name} {is_given}. Write it as {accepted} (RFC 5280, appendix A.1).")
     try:
         text = decode(tag, contents)
         sound = _PRINTABLE_OCTETS.match(contents) if tag == PRINTABLE_STRING else True
     except ValueError:
         sound = False
     if not sound or (tag == BMP_STRING and 2 * len(text) != len(contents)):  # surrogates, which it has none of
+        if tag == UTF8_STRING:
+            raise _refuse(f"The subject's {rule.name} is not valid UTF-8 (RFC 3629), as its type, UTF8String, demands.")
         way_out = "Write it as UTF8String." if UTF8_STRING in rule.tags else "Leave them out."
         raise _refuse(
             f"The subject's {rule.name} holds characters that its type, {_STRING_NAMES[tag]}, does not have. {way_out}"
