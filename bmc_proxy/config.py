@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.descriptions import LOCAL_ENDPOINTS, has_tls, is_local, is_local_peer
+from runtime.descriptions import LOCAL_ENDPOINTS, check_channel_type, has_tls, is_local, is_local_peer
 from runtime.errors import ConfigError
 
 DEFAULT_HTTPS = "tcp:8443"
@@ -84,10 +84,12 @@ class Config:
         if not self.agent:
             raise ConfigError("no agent: give at least one --agent ENDPOINT, such as tcp:127.0.0.1:7700")
         for description in self.agent:
+            accepted = "tls:HOST:PORT, tcp:127.0.0.1:PORT or unix:PATH"
+            check_channel_type("--agent", description, accepted)
             if not has_tls(description) and not is_local_peer(description):
                 raise ConfigError(
                     f"--agent {description!r} is refused: plain TCP knows no peer, so the agent must be on this"
-                    " machine. Accepted: tls:HOST:PORT, tcp:127.0.0.1:PORT or unix:PATH."
+                    f" machine. Accepted: {accepted}."
                 )
         if self.anonymous_loopback and self.http is None:
             raise ConfigError("--anonymous-loopback is refused without --http ENDPOINT, whose listener it is about")

@@ -2,9 +2,30 @@
 
 import ipaddress
 
+from runtime.errors import ConfigError
+
 LOCAL_ENDPOINTS = r"tcp:PORT:interface=127.0.0.1, tcp:PORT:interface=\:\:1 or unix:PATH"
 
 _TLS = "tls:"
+# What both ends of the channel can be of; Twisted knows more.
+_CHANNEL_TYPES = ("tls", "tcp", "unix")
+
+
+def check_channel_type(option: str, description: str, accepted: str) -> None:
+    """Refuse a description for the channel that begins with another type, such as a mistyped one.
+
+    Args:
+        option: that it was given for.
+        accepted: examples, for the refusal.
+
+    Raises:
+        ConfigError: naming the type and those that are accepted.
+    """
+    kind = description.partition(":")[0]
+    if kind not in _CHANNEL_TYPES:
+        *most, last = _CHANNEL_TYPES
+        text = f"{option} {description!r} is not an endpoint: {kind!r} is not {', '.join(most)} or {last}."
+        raise ConfigError(f"{text} Accepted: {accepted}.")
 
 
 def has_tls(description: str) -> bool:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runtime.descriptions import LOCAL_ENDPOINTS, has_tls, is_local
+from runtime.descriptions import LOCAL_ENDPOINTS, check_channel_type, has_tls, is_local
 from runtime.errors import ConfigError
 from vmi_agent.keys.open import Access
 from vmi_agent.maintenance import AnchorTo
@@ -90,10 +90,12 @@ class Config:
                 " out."
             )
         for description in self.listen:
+            accepted = f"tls:PORT, {LOCAL_ENDPOINTS}"
+            check_channel_type("--listen", description, accepted)
             if not has_tls(description) and not is_local(description):
                 raise ConfigError(
                     f"--listen {description!r} is refused: plain TCP knows no peer, so it may only be reached from this"
-                    f" machine. Accepted: tls:PORT, {LOCAL_ENDPOINTS}."
+                    f" machine. Accepted: {accepted}."
                 )
 
     @property

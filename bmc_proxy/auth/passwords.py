@@ -11,8 +11,10 @@ from bmc_proxy.auth.accounts import AccountRefused
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-MIN_LENGTH = 7
+MIN_LENGTH = 8
 MAX_LENGTH = 256
+# OpenBMC's, and the one that `make run` gives its account: a character too short, and known to everybody.
+DEVELOPMENT_PASSWORD = "0penBmc"  # noqa: S105  # no secret
 
 # Checked where an account does not exist, so that the time that an answer takes does not tell; of the costs below.
 NOBODYS = "$argon2id$v=19$m=12288,t=3,p=1$bm9ib2R5IGhhcyBhIG9uZQ$p6/enGiMyG/t7/vVhRHufyRRfPXHaWhGXyEM/FcRPik"
@@ -29,13 +31,18 @@ def hasher() -> "PasswordHasher":
     return PasswordHasher(time_cost=3, memory_cost=12 * 1024, parallelism=1)
 
 
-def hash_password(password: str) -> str:
+def hash_password(password: str, *, may_be_development: bool = False) -> str:
     """Return a new salted hash. Blocks for tens of milliseconds.
+
+    Args:
+        password: of MIN_LENGTH to MAX_LENGTH characters.
+        may_be_development: whether the shorter DEVELOPMENT_PASSWORD is accepted as well.
 
     Raises:
         AccountRefused: the password is too short or too long, or holds control characters.
     """
-    if len(password) < MIN_LENGTH or not is_possible(password) or not password.isprintable():
+    is_long_enough = len(password) >= MIN_LENGTH or (may_be_development and password == DEVELOPMENT_PASSWORD)
+    if not is_long_enough or not is_possible(password) or not password.isprintable():
         text = f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters, none of them a control character."
         raise AccountRefused("password", text)
     return hasher().hash(password)

@@ -201,6 +201,28 @@ def test_password_that_is_wrong() -> None:
     assert not is_password(PASSWORD, "no hash")
 
 
+@pytest.mark.parametrize("length", [0, 1, 7, 257])
+def test_password_of_a_wrong_length(length: int) -> None:
+    """Shorter than 8 or longer than 256 characters is refused, also where the development password may be set."""
+    for may_be_development in (False, True):
+        with pytest.raises(AccountRefused, match="8 to 256 characters"):
+            hash_password("x" * length, may_be_development=may_be_development)
+
+
+@pytest.mark.parametrize("length", [8, 256])
+def test_password_of_a_right_length(length: int) -> None:
+    """From 8 to 256 characters is accepted."""
+    assert is_password("x" * length, hash_password("x" * length))
+
+
+def test_development_password() -> None:
+    """The well-known password, which is too short, is accepted on the command line alone."""
+    assert is_password("0penBmc", hash_password("0penBmc", may_be_development=True))
+    for password, may_be in (("0penBmc", False), ("0penBMC", True), ("0penBm", True)):
+        with pytest.raises(AccountRefused, match="8 to 256 characters"):
+            hash_password(password, may_be_development=may_be)
+
+
 # The commands
 
 
@@ -216,9 +238,12 @@ def test_account_command_asks_for_a_password_or_none(tmp_path: Path) -> None:
 
     for options in ([], ["--password-stdin", "--no-password"]):
         assert run(*add, *options, stdin="0penBmc\n").returncode == 2
-    too_short = run(*add, "--password-stdin", stdin="6chars\n")
-    assert (too_short.returncode, "7 to 256" in too_short.stderr) == (1, True)
+    too_short = run(*add, "--password-stdin", stdin="7 chars\n")
+    assert (too_short.returncode, "8 to 256" in too_short.stderr) == (1, True)
     assert run(*add, "--password-stdin", stdin="0penBmc\n").returncode == 0
+    set_password = ["bmc-proxy", "account", "set-password", "root", "--state-dir", str(tmp_path), "--password-stdin"]
+    for password, status in (("0penBmd", 1), ("0penBmc", 0), ("8 charac", 0)):
+        assert run(*set_password, stdin=password + "\n").returncode == status, password
     again = run(*add, "--no-password")
     assert (again.returncode, again.stderr) == (1, "Error: There is an account root already.\n")
     wrong_role = run(*add[:5], "King", *add[6:], "--no-password")

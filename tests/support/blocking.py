@@ -47,10 +47,11 @@ def release(agent: Agent, time: Time, serial: bytes) -> None:
 
 
 def block(agent: Agent, time: Time, key: bytes = KEY) -> int:
-    """Block a key by hand."""
-    return agent.ledger.change(
+    """Block a key by hand; return how many were not blocked by hand already."""
+    new = agent.ledger.change(
         lambda it: blocked_keys.block_by_hand(it, [key], "leaked", milliseconds(time()), "tester")
     )
+    return len(new)
 
 
 def unblock(agent: Agent, time: Time, key: bytes = KEY) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from math import gcd
 from pathlib import Path
 
 from cryptography import x509
@@ -42,8 +43,12 @@ def openssl_csr(directory: Path, key: str = "p256", subject: str = SUBJECT, extr
 def private_key(kind: str = "p256") -> CertificateIssuerPrivateKeyTypes:
     """Return the one key of a kind that all tests share: making RSA keys takes long.
 
-    "p256/a", "p256/b" … are others of the kind, for tests that block one.
+    "p256/a", "p256/b" … are others of the kind, for tests that block one. "rsa2048 e=65539" is "rsa2048" with that
+    exponent, or the next one that its primes allow.
     """
+    kind, _, exponent = kind.partition(" e=") if kind.startswith("rsa2048 ") else (kind, "", "")
+    if exponent:
+        return _with_exponent(private_key(kind), int(exponent))
     kind = kind.partition("/")[0]
     if kind in KEY_TYPES:
         return make_key(kind)
@@ -57,6 +62,16 @@ def private_key(kind: str = "p256") -> CertificateIssuerPrivateKeyTypes:
         case "rsa e=3":
             return rsa.generate_private_key(3, 2048)
     return rsa.generate_private_key(65537, int(kind.removeprefix("rsa")))
+
+
+def _with_exponent(key: CertificateIssuerPrivateKeyTypes, exponent: int) -> rsa.RSAPrivateKey:
+    assert isinstance(key, rsa.RSAPrivateKey)
+    p, q = key.private_numbers().p, key.private_numbers().q
+    while gcd(exponent, (p - 1) * (q - 1)) != 1:
+        exponent += 2
+    d = pow(exponent, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(exponent, p * q)
+    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
 def make_csr(

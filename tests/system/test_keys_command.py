@@ -134,8 +134,12 @@ def test_block_refuses_what_it_cannot_take(tmp_path: Path, agent: Agent) -> None
     (tmp_path / "two").write_bytes(csr.read_bytes() * 2)
     status, printed = vmi_agent(tmp_path, "keys", "block", str(tmp_path / "two"))
     assert (status, "holds 2 objects" in printed) == (2, True)
-    status, printed = vmi_agent(tmp_path, "keys", "block", str(tmp_path / "none"))
-    assert (status, "No such file" in printed) == (1, True)
+    for none in (str(tmp_path / "none"), str(csr / "none"), KEY.hex() + "0", KEY.hex()[1:], "0" * 300):
+        expected = f"Error: {none} is neither a file nor a hash of 64 hexadecimal digits. Nothing was blocked.\n"
+        status, printed = vmi_agent(tmp_path, "keys", "block", none)
+        assert (status, printed.splitlines(keepends=True)[-1]) == (2, expected)
+    status, printed = vmi_agent(tmp_path, "keys", "block", str(tmp_path))
+    assert (status, "cannot be read: Is a directory" in printed) == (2, True)
     for reason in ("", "a\nb", "a\x1b[31m", "x" * 201):
         status, printed = vmi_agent(tmp_path, "keys", "block", KEY.hex(), "--reason", reason)
         assert (status, "1 to 200 printable characters" in printed) == (2, True)

@@ -169,7 +169,8 @@ def test_session_belongs_to_its_user(pair: SecurePair) -> None:
         ({"UserName": "new", "Password": PASSWORD, "RoleId": "King"}, "account.invalid"),
         ({"UserName": "new", "Password": PASSWORD, "RoleId": ["Operator"]}, "account.invalid"),
         ({"UserName": 1, "Password": PASSWORD, "RoleId": "Operator"}, "account.invalid"),
-        ({"UserName": "new", "Password": "6chars", "RoleId": "Operator"}, "account.invalid"),
+        ({"UserName": "new", "Password": "7 chars", "RoleId": "Operator"}, "account.invalid"),
+        ({"UserName": "new", "Password": "0penBmc", "RoleId": "Operator"}, "account.invalid"),
         ({"UserName": "new", "Password": "x" * 257, "RoleId": "Operator"}, "account.invalid"),
         ({"UserName": "new", "Password": "tab\tbetween", "RoleId": "Operator"}, "account.invalid"),
         ({"UserName": "", "Password": PASSWORD, "RoleId": "Operator"}, "account.invalid"),
@@ -191,9 +192,9 @@ def test_account_that_is_refused(pair: SecurePair, body: object, code: str) -> N
     assert members(pair.curl(ACCOUNTS, *basic())) == before
 
 
-@pytest.mark.parametrize("length", [7, 256])
+@pytest.mark.parametrize("length", [8, 256])
 def test_password_of_each_allowed_length(pair: SecurePair, length: int) -> None:
-    """Seven characters and 256 are passwords."""
+    """8 characters and 256 are passwords."""
     name, password = "len" + str(length), "p" * length
     body = {"UserName": name, "Password": password, "RoleId": "ReadOnly", "Enabled": True}
 

@@ -3,7 +3,7 @@
 It is made beside the backups, more often than they are, and holds no secret.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,6 @@ from vmi_agent.keys.open import Access
 from vmi_agent.ledger import blocked_keys
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
-from vmi_agent.ledger.blocked_keys import COMPROMISED, ON_HOLD, Block
 from vmi_agent.ledger.carried_revocations import CarriedRevocation, rows_since
 from vmi_agent.ledger.revocation import Reason
 from vmi_agent.ledger.schema import (
@@ -65,7 +64,10 @@ def of_ledger(connection: Connection, at: datetime) -> RevocationList:
             for row in rows_since(connection, 0)
         ]
     has_block_list = version >= FIRST_WITH_BLOCK_LIST
-    blocked = blocked_keys.export_blocked(connection) if has_block_list else _blocks_of_version_2(connection)
+    if has_block_list:
+        blocked = blocked_keys.export_blocked(connection)
+    else:
+        blocked = map(blocked_keys.line_of, blocked_keys.blocks_of_revocations(connection))
     return RevocationList(at, audit_chain.read_head(connection).last_id, revoked, list(blocked))
 
 
@@ -124,11 +126,3 @@ def _is_sound(each: CarriedRevocation) -> bool:
     numbers = (each.root_generation, each.revoked_ms // 1000 if type(each.revoked_ms) is int else None, each.not_after)
     are_times = all(type(number) is int and 0 <= number < _YEAR_9999_S for number in numbers)
     return are_times and len(each.serial) == SERIAL_OCTETS and each.reason in list(Reason)
-
-
-def _blocks_of_version_2(connection: Connection) -> Iterator[str]:
-    columns = issuance.c
-    blocking = {Reason.keyCompromise: COMPROMISED, Reason.certificateHold: ON_HOLD}
-    statement = select(columns.key_sha256, columns.serial, columns.reason, columns.revoked_ms)
-    for key_sha256, serial, reason, revoked_ms in connection.execute(statement.where(columns.reason.in_(blocking))):
-        yield blocked_keys.line_of(Block(key_sha256, serial, blocking[Reason(reason)], revoked_ms))

@@ -141,8 +141,8 @@ def certs_revoke(state_dir: Path, serial: str, reason: str, all_of_key: bool) ->
         blocks = blocked_keys.blocks_of(connection, found.key_sha256)
     for row in revoked:
         click.echo(f"revoked: {row.serial.hex()} ({reason})")
-    if blocks:
-        click.echo(f"key blocked: {found.key_sha256.hex()}")
+    for key_sha256 in dict.fromkeys(each.key_sha256 for each in blocks):
+        click.echo(f"key blocked: {key_sha256.hex()}")
     left = [row for row in others if row not in revoked and row.reason is None]
     for row in left:
         click.echo(f"valid, of the same key: {row.serial.hex()}  requester {json.dumps(row.user)}")

@@ -1,18 +1,28 @@
-"""The files that `vmi-agent keys block` takes: a certificate, a CSR, a public key, or a list of hashes."""
+"""The files that `vmi-agent keys block` takes: a certificate, a CSR, a public key, or a list of hashes.
 
+A file may hold a key in an encoding that no CSR may have: an EC key with explicit parameters, an RSA key bound to PSS
+or without NULL parameters. What is blocked is the encoding that the key policy accepts, or the block would have no
+effect.
+"""
+
+import errno
 import re
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key, load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
-from runtime.asn1 import der
 from runtime.errors import ConfigError
 from vmi_agent.cli.hexadecimal import digits_of
+from vmi_agent.ledger.key_forms import listed_form
 
 # About 250,000 hashes, one a line.
 MAX_FILE_OCTETS = 16 << 20
@@ -21,16 +31,14 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def hashes_in(path: Path) -> list[bytes]:
-    """Return the SHA-256 of the SubjectPublicKeyInfo that a file holds, or each one that it lists.
+    """Return the hash under which the block list has the key that a file holds, or each hash that it lists.
 
     A list has one hash a line in hexadecimal; empty lines and those that begin with # are skipped.
 
     Raises:
-        ConfigError: the file is none of these, or a line of the list is not a hash.
-        OSError: it cannot be read.
+        ConfigError: the file is not there or cannot be read, is none of these, or a line of the list is not a hash.
     """
-    with path.open("rb") as file:
-        content = file.read(MAX_FILE_OCTETS + 1)
+    content = _content_of(path)
     if len(content) > MAX_FILE_OCTETS:
         raise ConfigError(f"{path} is larger than {MAX_FILE_OCTETS} octets: split it. Nothing was blocked.")
     labels = _PEM.findall(content)
@@ -41,7 +49,19 @@ def hashes_in(path: Path) -> list[bytes]:
         raise ConfigError(f"{path} holds {len(labels)} objects: give a file for each. Nothing was blocked.")
     if not labels and content.isascii():
         return _listed(path, content.decode("ascii"))
-    return [sha256(_key_info(path, content, labels[0] if labels else None)).digest()]
+    return [listed_form(_key_info(path, content, labels[0] if labels else None))]
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_OCTETS + 1)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            fault = "is neither a file nor a hash of 64 hexadecimal digits"
+        else:
+            fault = f"cannot be read: {error.strerror}"
+        raise ConfigError(f"{path} {fault}. Nothing was blocked.") from error
 
 
 def _listed(path: Path, text: str) -> list[bytes]:
@@ -59,30 +79,34 @@ def _listed(path: Path, text: str) -> list[bytes]:
 
 
 def _key_info(path: Path, content: bytes, label: bytes | None) -> bytes:
-    """Return the SubjectPublicKeyInfo of a certificate, CSR or public key, in PEM with this label or in DER."""
-    with suppress(ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
+    """Return the SubjectPublicKeyInfo, as a CSR may have it, of what is in PEM with this label or in DER."""
+    try:
+        holder = _loaded(content, label)
+        if holder is None:
+            fault = "is not a certificate, a CSR, a public key or a list of hashes"
+            raise ConfigError(f"{path} {fault}. Nothing was blocked.")
+        key = holder.public_key() if isinstance(holder, x509.Certificate | x509.CertificateSigningRequest) else holder
+        # The load has undone explicit parameters, compressed points and what binds RSA to PSS.
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        fault = "holds a key of a kind, or in an encoding, that this agent cannot read and signs no CSR with"
+        advice = "Another encoding: openssl pkey -pubin -in KEY -pubout -ec_param_enc named_curve"
+        raise ConfigError(f"{path} {fault}. {advice}. Nothing was blocked.") from error
+
+
+def _loaded(
+    content: bytes, label: bytes | None
+) -> x509.Certificate | x509.CertificateSigningRequest | PublicKeyTypes | None:
+    with suppress(ValueError, x509.InvalidVersion):
         match label:
             case b"CERTIFICATE" | b"TRUSTED CERTIFICATE" | b"X509 CERTIFICATE":
-                return _of_certificate(x509.load_pem_x509_certificate(content))
+                return x509.load_pem_x509_certificate(content)
             case b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST":
-                return _of_csr(x509.load_pem_x509_csr(content))
+                return x509.load_pem_x509_csr(content)
             case b"PUBLIC KEY" | b"RSA PUBLIC KEY":
-                key = load_pem_public_key(content)
-                return key.public_bytes(Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+                return load_pem_public_key(content)
     if label is None:
-        with suppress(ValueError, x509.InvalidVersion):
-            return _of_certificate(x509.load_der_x509_certificate(content))
-        with suppress(ValueError, x509.InvalidVersion):
-            return _of_csr(x509.load_der_x509_csr(content))
-        with suppress(ValueError, UnsupportedAlgorithm):
-            load_der_public_key(content)
-            return content
-    raise ConfigError(f"{path} is not a certificate, a CSR, a public key or a list of hashes. Nothing was blocked.")
-
-
-def _of_certificate(certificate: x509.Certificate) -> bytes:
-    return der.leaf_subject_and_key(certificate.public_bytes(Encoding.DER))[1]
-
-
-def _of_csr(csr: x509.CertificateSigningRequest) -> bytes:
-    return der.csr_subject_and_key(csr.public_bytes(Encoding.DER))[1]
+        for load in (x509.load_der_x509_certificate, x509.load_der_x509_csr, load_der_public_key):
+            with suppress(ValueError, x509.InvalidVersion):
+                return load(content)
+    return None

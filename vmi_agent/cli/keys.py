@@ -79,9 +79,9 @@ def keys_block(state_dir: Path, file_or_hash: str, reason: str) -> None:
         what = f"the key {found[0].hex()} is" if len(found) == 1 else f"all {len(found)} keys are"
         raise StartError(f"{what} blocked by hand already. Nothing was changed.")
     if len(found) == 1:
-        click.echo(f"blocked: {found[0].hex()}")
+        click.echo(f"blocked: {blocked[0].hex()}")
     else:
-        click.echo(f"blocked: {blocked} keys; blocked by hand before: {len(found) - blocked}")
+        click.echo(f"blocked: {len(blocked)} keys; blocked by hand before: {len(found) - len(blocked)}")
 
 
 @keys.command("unblock")
@@ -98,19 +98,21 @@ def keys_unblock(state_dir: Path, key_sha256: str) -> None:
     click.echo(f"unblocked: {key_sha256}")
 
 
-def _block(state_dir: Path, found: list[bytes], reason: str) -> int:
-    """Block keys, a batch in each transaction; return how many were not blocked by hand already."""
-    blocked = 0
+def _block(state_dir: Path, found: list[bytes], reason: str) -> list[bytes]:
+    """Block keys, a batch in each transaction; return those, as listed, that were not blocked by hand already."""
+    blocked: list[bytes] = []
     for at in range(0, len(found), BATCH):
         try:
             with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
                 some, now_ms = found[at : at + BATCH], milliseconds(utc_now())
-                count = blocked_keys.block_by_hand(connection, some, reason, now_ms, operator())
+                new = blocked_keys.block_by_hand(connection, some, reason, now_ms, operator())
         except LedgerUnavailable as error:
             if not at:
                 raise
-            raise LedgerUnavailable(f"{error}. Blocked before that: {blocked} keys. Repeat the command.") from error
-        blocked += count
+            raise LedgerUnavailable(
+                f"{error}. Blocked before that: {len(blocked)} keys. Repeat the command."
+            ) from error
+        blocked += new
     return blocked
 
 

@@ -5,6 +5,9 @@ keyCompromise (for good), a certificate of it is on hold (until that one is rele
 it was blocked by hand. The key is free when no row is left. Every change has its row in the audit, in the same
 transaction: "keys blocked" and "key unblocked".
 
+An RSA key is listed as the key of its modulus with the exponent 65537, and so blocked with every exponent
+(`key_forms.listed_form`). Where nothing but a hash is known of a key, that hash is listed.
+
 `export_blocked` and `import_blocked` carry the list over to a ledger that cannot know all of it, such as one that was
 restored from an older backup.
 """
@@ -16,11 +19,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from runtime.asn1 import der
 from runtime.hints import command
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
-from vmi_agent.ledger.key_forms import key_forms
+from vmi_agent.ledger.key_forms import key_forms, listed_form
 from vmi_agent.ledger.schema import ISSUED
 from vmi_agent.ledger.sql import AnyConnection, execute, execute_many, one_of
 
@@ -79,9 +83,14 @@ def blocked_among(connection: AnyConnection, keys: Sequence[bytes]) -> frozenset
 
 
 def blocks_of(connection: AnyConnection, key_sha256: bytes) -> list[Block]:
-    """Return all reasons why a key is blocked."""
-    statement = f"SELECT {_COLUMNS} FROM blocked_key WHERE key_sha256 = ? ORDER BY serial"  # noqa: S608  # our own
-    return [Block(*row) for row in execute(connection, statement, (key_sha256,))]
+    """Return all reasons why a key is blocked.
+
+    Args:
+        key_sha256: as the list has it, or of a key of a certificate in this ledger.
+    """
+    hashes = list(dict.fromkeys((key_sha256, _listed(connection, key_sha256))))
+    statement = f"SELECT {_COLUMNS} FROM blocked_key WHERE key_sha256 {one_of(hashes)} ORDER BY serial"  # noqa: S608
+    return [Block(*row) for row in execute(connection, statement, hashes)]
 
 
 def list_blocks(connection: AnyConnection, after: Block | None = None, limit: int = -1) -> list[Block]:
@@ -112,7 +121,7 @@ def block(connection: Connection, key_sha256: bytes, serial: bytes, reason: str,
     """
     standing = _block_of(connection, key_sha256, serial)
     if standing is None or (standing.reason, reason) == (ON_HOLD, COMPROMISED):
-        _put(connection, [Block(key_sha256, serial, reason, now_ms)], now_ms, by)
+        _put(connection, [Block(_listed(connection, key_sha256), serial, reason, now_ms)], now_ms, by)
 
 
 def lift_hold(connection: Connection, key_sha256: bytes, serial: bytes, now_ms: int, by: str) -> None:
@@ -122,22 +131,23 @@ def lift_hold(connection: Connection, key_sha256: bytes, serial: bytes, now_ms: 
         _remove(connection, standing, now_ms, by)
 
 
-def block_by_hand(connection: Connection, keys: Sequence[bytes], reason: str, now_ms: int, by: str) -> int:
-    """Block keys by hand; return how many of them were not blocked by hand already.
+def block_by_hand(connection: Connection, keys: Sequence[bytes], reason: str, now_ms: int, by: str) -> list[bytes]:
+    """Block keys by hand; return the hashes, as listed, of those that were not blocked by hand already.
 
     Args:
         keys: their hashes.
         reason: any text of 1 to `MAX_REASON_CHARACTERS` printable characters.
     """
-    keys = list(dict.fromkeys(keys))
+    listed = _listed_of_issued(connection, keys)
+    keys = list(dict.fromkeys(listed.get(key, key) for key in keys))
     standing: set[bytes] = set()
     for at in range(0, len(keys), _AT_ONCE):
         some = keys[at : at + _AT_ONCE]
         statement = f"SELECT key_sha256 FROM blocked_key WHERE serial = ? AND key_sha256 {one_of(some)}"  # noqa: S608
         standing.update(key for (key,) in execute(connection, statement, (BY_HAND, *some)))
-    new = [Block(key, BY_HAND, reason, now_ms) for key in keys if key not in standing]
-    _put(connection, new, now_ms, by)
-    return len(new)
+    new = [key for key in keys if key not in standing]
+    _put(connection, [Block(key, BY_HAND, reason, now_ms) for key in new], now_ms, by)
+    return new
 
 
 def unblock(connection: Connection, key_sha256: bytes, now_ms: int, by: str) -> None:
@@ -171,13 +181,19 @@ def block_revoked(connection: Connection, now_ms: int, by: str) -> int:
     Returns:
         How many there are.
     """
-    statement = (
-        "SELECT key_sha256, serial, CASE reason WHEN 1 THEN ? ELSE ? END, revoked_ms FROM issuance"
-        " WHERE status = ? AND reason IN (1, 6) ORDER BY id"
-    )
-    blocks = [Block(*row) for row in execute(connection, statement, (COMPROMISED, ON_HOLD, ISSUED))]
+    blocks = list(blocks_of_revocations(connection))
     _put(connection, blocks, now_ms, by)
     return len(blocks)
+
+
+def blocks_of_revocations(connection: AnyConnection) -> Iterator[Block]:
+    """Yield the blocks that follow from the revocations and holds in a ledger, which may be one of version 2."""
+    statement = (
+        "SELECT key_sha256, tbs, serial, reason, revoked_ms FROM issuance"
+        " WHERE status = ? AND reason IN (1, 6) ORDER BY id"
+    )
+    for key_sha256, tbs, serial, reason, revoked_ms in execute(connection, statement, (ISSUED,)):
+        yield Block(_listed_in(tbs, key_sha256), serial, COMPROMISED if reason == 1 else ON_HOLD, revoked_ms)
 
 
 def export_blocked(connection: AnyConnection) -> Iterator[str]:
@@ -263,6 +279,27 @@ def parse_line(line: str, number: int = 1) -> Block:
 def is_reason(value: object) -> bool:
     """Return whether a value may be a block's reason: one printable line, not too long."""
     return isinstance(value, str) and 1 <= len(value) <= MAX_REASON_CHARACTERS and value.isprintable()
+
+
+def _listed(connection: AnyConnection, key_sha256: bytes) -> bytes:
+    return _listed_of_issued(connection, [key_sha256]).get(key_sha256, key_sha256)
+
+
+def _listed_of_issued(connection: AnyConnection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the hashes under which the list keeps those of these keys that a certificate in this ledger has."""
+    listed: dict[bytes, bytes] = {}
+    for at in range(0, len(keys), _AT_ONCE):
+        some = keys[at : at + _AT_ONCE]
+        statement = f"SELECT key_sha256, tbs FROM issuance WHERE key_sha256 {one_of(some)} GROUP BY key_sha256"  # noqa: S608
+        listed.update((key, _listed_in(tbs, key)) for key, tbs in execute(connection, statement, some))
+    return listed
+
+
+def _listed_in(tbs: bytes, key_sha256: bytes) -> bytes:
+    try:
+        return listed_form(der.children(tbs)[6])
+    except (ValueError, IndexError):  # damaged, which `audit verify` finds: the hash stands in a column of its own
+        return key_sha256
 
 
 def _block_of(connection: AnyConnection, key_sha256: bytes, serial: bytes) -> Block | None:
