@@ -34,6 +34,7 @@ from vmi_agent.ca import store as ca_store
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.keys.algorithms import parameters_of
+from vmi_agent.ledger import crl_numbers
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.reconcile import AuditBroken
 from vmi_agent.ledger.audit.verify import verify
@@ -43,7 +44,6 @@ from vmi_agent.ledger.schema import audit as audit_rows
 from vmi_agent.ledger.schema import reading
 
 MAX_CRL_OCTETS = 256 << 20
-CRL_ISSUED = "crl issued"
 
 _REASONS = {
     x509.ReasonFlags.unspecified: Reason.unspecified,
@@ -95,7 +95,7 @@ class _Backup:
 
     Attributes:
         head: where its audit ends.
-        crl_number: the last one that its audit tells of.
+        crl_number: the highest one that its audit tells of.
         issuers: the certificates of its generations' keys, by generation.
         trusted: whose statements are taken.
     """
@@ -148,7 +148,7 @@ def _facts_of(restored: Path, made_at: datetime, trusted: Sequence[x509.Certific
     all_certificates = {each: authority.certificates_of(restored, each) for each in generations}
     with reading(restored) as connection:
         head = audit_chain.read_head(connection)
-        number = int(audit_chain.last_fields(connection, CRL_ISSUED).get("number", 0))
+        number = crl_numbers.highest(connection)
     issuers = {generation: certificates[0] for generation, certificates in all_certificates.items()}
     return _Backup(made_at, head, number, issuers, [*trusted, *issuers.values()])
 
@@ -237,7 +237,7 @@ def _from_crl(path: Path, backup: _Backup) -> Source:
             " nothing newer. Fetch it again, or, if proxies serve no newer one, nothing was revoked while they heard"
             " from the agent: --forget-revocations."
         )
-    return Source(f"CRL {number} of generation {generation}", RevocationList(at, 0, revoked, ()), generation)
+    return Source(f"CRL {number} of generation {generation}", RevocationList(at, 0, revoked, (), number), generation)
 
 
 def _entry(entry: x509.RevokedCertificate, generation: int, end: int) -> CarriedRevocation:

@@ -37,6 +37,7 @@ from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit import verify as audit_check
 from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.audit.reconcile import AuditBroken
+from vmi_agent.ledger.crl_numbers import RESTORED
 from vmi_agent.ledger.schema import FILE_NAME, reading, writing
 from vmi_agent.ledger.schema import audit as audit_rows
 
@@ -119,7 +120,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
             _bring_up_to_date(connection, now_ms)
             outcome = reapplied_revocations.apply(connection, sources, staging, made_at, now)
             fields = {"backup_sha256": contents.archive_sha256, **outcome.told}
-            audit_chain.append(connection, [Event("restored", now_ms, fields)])
+            audit_chain.append(connection, [Event(RESTORED, now_ms, fields)])
         for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
             sync_directory(directory)
         os.rename(staging, state_dir)

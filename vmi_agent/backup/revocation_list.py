@@ -16,7 +16,7 @@ from vmi_agent.backup import signed_statement
 from vmi_agent.backup.signed_statement import Statement, StatementRefused
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.keys.open import Access
-from vmi_agent.ledger import blocked_keys
+from vmi_agent.ledger import blocked_keys, crl_numbers
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.blocked_keys import COMPROMISED, ON_HOLD, Block
@@ -44,12 +44,14 @@ class RevocationList:
         last_row: the number of the last audit row at that time.
         revoked: certificates that are revoked or on hold.
         blocked: the block list, as `blocked_keys.export_blocked` gives it.
+        crl_number: the highest number of a CRL at that time; 0 where it is not known.
     """
 
     at: datetime
     last_row: int
     revoked: Sequence[CarriedRevocation]
     blocked: Sequence[str]
+    crl_number: int = 0
 
 
 def of_ledger(connection: Connection, at: datetime) -> RevocationList:
@@ -66,7 +68,9 @@ def of_ledger(connection: Connection, at: datetime) -> RevocationList:
         ]
     has_block_list = version >= FIRST_WITH_BLOCK_LIST
     blocked = blocked_keys.export_blocked(connection) if has_block_list else _blocks_of_version_2(connection)
-    return RevocationList(at, audit_chain.read_head(connection).last_id, revoked, list(blocked))
+    return RevocationList(
+        at, audit_chain.read_head(connection).last_id, revoked, list(blocked), crl_numbers.highest(connection)
+    )
 
 
 def write(state_dir: Path, target: Path, access: Access, now: datetime) -> RevocationList:
@@ -86,6 +90,7 @@ def write(state_dir: Path, target: Path, access: Access, now: datetime) -> Revoc
         content = {
             "at": known.at.isoformat(timespec="seconds"),
             "last_row": known.last_row,
+            "crl_number": known.crl_number,
             "revoked": [
                 [each.serial.hex(), each.root_generation, each.reason, each.revoked_ms, each.not_after]
                 for each in known.revoked
@@ -106,10 +111,13 @@ def read(octets: bytes) -> tuple[RevocationList, Statement]:
     fields = statement.fields
     try:
         at, last_row, blocked = datetime.fromisoformat(fields["at"]), fields["last_row"], fields["blocked"]
+        crl_number = fields.get("crl_number", 0)  # lists of earlier versions have none
         revoked = [CarriedRevocation(bytes.fromhex(serial), *numbers) for serial, *numbers in fields["revoked"]]
         is_sound = (
             at.utcoffset() is not None
             and type(last_row) is int
+            and type(crl_number) is int
+            and crl_number >= 0
             and all(_is_sound(each) for each in revoked)
             and all(isinstance(line, str) for line in blocked)
         )
@@ -117,7 +125,7 @@ def read(octets: bytes) -> tuple[RevocationList, Statement]:
         raise StatementRefused("its content is not a list of revocations") from error
     if not is_sound:
         raise StatementRefused("its content is not a list of revocations")
-    return RevocationList(at.astimezone(UTC), last_row, revoked, blocked), statement
+    return RevocationList(at.astimezone(UTC), last_row, revoked, blocked, crl_number), statement
 
 
 def _is_sound(each: CarriedRevocation) -> bool:
