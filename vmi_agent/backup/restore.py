@@ -102,6 +102,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         OSError: something cannot be read or written.
     """
     state_dir = Path(os.path.abspath(state_dir))  # `.` has no name to derive another one from
+    _check_replaceable(state_dir)
     make_state_dir(state_dir.parent)
     if state_dir.exists() and any(state_dir.iterdir()):
         raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
@@ -129,6 +130,16 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         os.rename(staging, state_dir)
     sync_directory(state_dir.parent)
     return Restored(made_at, contents.manifest, outcome, rows_lost)
+
+
+def _check_replaceable(state_dir: Path) -> None:
+    """Check that a directory can be put under this name."""
+    if state_dir.is_symlink():
+        target = Path(os.path.realpath(state_dir))
+        lack = "" if target.exists() else ", which does not exist"
+        raise StartError(
+            f"{state_dir} is a symbolic link to {target}{lack}. Give {target} itself. Nothing was changed."
+        )
 
 
 def _verify_audit(connection: Connection, anchors: Mapping[int, bytes]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from runtime.errors import StartError
 from runtime.files import replace_file
 from vmi_agent.backup import signed_statement
 from vmi_agent.backup.signed_statement import Statement, StatementRefused
@@ -77,10 +78,13 @@ def write(state_dir: Path, target: Path, access: Access, now: datetime) -> Revoc
     """Write what the ledger knows to a file, signed, in the place of an older one; return it.
 
     Raises:
+        StartError: there is no such directory for the file.
         CustodyError: the CA's key cannot be used.
         LedgerUnavailable: the ledger cannot be read or its audit written.
         OSError: the file cannot be written.
     """
+    if not target.parent.is_dir():
+        raise StartError(f"there is no directory {target.parent}. Make it, or give another target.")
     signer = signed_statement.open_signer(state_dir, access)
     with closing(signer.custody):
         with writing(state_dir) as connection:
