@@ -10,7 +10,7 @@ no CRL here, and their certificates cannot be revoked; the log says so at start.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 # SHA-256 over name and key: two certificates of one CA are one authority.
@@ -156,13 +156,17 @@ class ClientCertificates:
     def take_own_crl(self, issuer: AuthorityId, crl: Crl) -> bool:
         """Rely on an agent's CRL from now on; return False where a later one is here that is valid now.
 
-        Agents that share a ledger notice a revocation one after the other: the list of one that lags behind must not
-        take back what another one said.
+        Agents that share a ledger notice a revocation one after the other: the list of an agent that lags behind has a
+        lower number and was made no later, and must not take back what another agent said. A lower number in a CRL
+        that was made later comes from an agent whose numbers start lower, such as one restored from a backup after its
+        clock was ahead: it is relied on, and what was revoked before stays so until that agent's next CRL.
         """
         held, now = self.own_crls.get(issuer), self._now()
         is_valid = held is not None and held.this_update <= now + SKEW_S and now < held.next_update
         if held is not None and is_valid and (held.number or 0) > (crl.number or 0):
-            return False
+            if held.this_update >= crl.this_update:
+                return False
+            crl = replace(crl, serials=crl.serials | held.serials)
         self.own_crls[issuer] = crl
         return True
 

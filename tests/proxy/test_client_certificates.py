@@ -147,6 +147,18 @@ def test_crl_of_an_agent_that_lags_behind_takes_nothing_back() -> None:
         assert judging.take_own_crl(ROOT, crl(number=6))
 
 
+def test_crl_of_an_agent_whose_numbers_start_lower() -> None:
+    """A lower number counts where the CRL was made later; what was revoked stays so until the CRL after that."""
+    judging = judge(own=frozenset({ROOT}))
+    judging.own_crls[ROOT] = crl(SERIAL, number=900, made_s_ago=60)
+    assert not judging.take_own_crl(ROOT, crl(9, number=5, made_s_ago=60))
+    assert judging.take_own_crl(ROOT, crl(9, number=5, made_s_ago=59))
+    assert judging.own_crls[ROOT].serials == {SERIAL, 9}
+    assert not judging.take_own_crl(ROOT, crl(number=4, made_s_ago=59))
+    assert judging.take_own_crl(ROOT, crl(9, number=6, made_s_ago=59))
+    assert judging.own_crls[ROOT].serials == {9}
+
+
 # Large CRLs
 
 

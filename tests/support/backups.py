@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from support.agents import create_ca
@@ -19,7 +19,7 @@ FORGETTING = Later(forget=True)
 def make_backup(directory: Path) -> Path:
     """Return the backup of a small CA, two generations, one certificate."""
     state_dir = directory / "agent"
-    create_ca(state_dir, "p256", now())
+    create_ca(state_dir, "p256", now() - timedelta(hours=1))
     rotate(state_dir)
     issue(state_dir)
     target = directory / "backup.tar"

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from sqlalchemy import Connection, select
 
+from runtime.clock import BACK_DATE
 from runtime.errors import StartError
 from vmi_agent.backup import revocation_list
 from vmi_agent.backup.revocation_list import RevocationList
@@ -34,6 +35,7 @@ from vmi_agent.ca import store as ca_store
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.keys.algorithms import parameters_of
+from vmi_agent.ledger import crl_numbers
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.reconcile import AuditBroken
 from vmi_agent.ledger.audit.verify import verify
@@ -43,7 +45,6 @@ from vmi_agent.ledger.schema import audit as audit_rows
 from vmi_agent.ledger.schema import reading
 
 MAX_CRL_OCTETS = 256 << 20
-CRL_ISSUED = "crl issued"
 
 _REASONS = {
     x509.ReasonFlags.unspecified: Reason.unspecified,
@@ -81,12 +82,14 @@ class Source:
         known: what it told. A CRL tells of no blocked keys.
         generation: whose revocations it told; None for all.
         warning: why it may not be all that it should be; empty for nothing.
+        generations: those whose keys it holds; none but for a state directory.
     """
 
     name: str
     known: RevocationList
     generation: int | None = None
     warning: str = ""
+    generations: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class _Backup:
 
     Attributes:
         head: where its audit ends.
-        crl_number: the last one that its audit tells of.
+        crl_number: the highest one that its audit tells of.
         issuers: the certificates of its generations' keys, by generation.
         trusted: whose statements are taken.
     """
@@ -128,7 +131,7 @@ def gather(
     open_ones = [
         generation
         for generation, issuer in backup.issuers.items()
-        if issuer.not_valid_after_utc > now
+        if issuer.not_valid_after_utc > min(now, made_at)  # a clock may be ahead: what ended since counts as well
         and not ca_store.is_ephemeral(ca_store.directory_of(restored, generation))
         and not covered & {None, generation}
     ]
@@ -148,7 +151,7 @@ def _facts_of(restored: Path, made_at: datetime, trusted: Sequence[x509.Certific
     all_certificates = {each: authority.certificates_of(restored, each) for each in generations}
     with reading(restored) as connection:
         head = audit_chain.read_head(connection)
-        number = int(audit_chain.last_fields(connection, CRL_ISSUED).get("number", 0))
+        number = crl_numbers.highest(connection)
     issuers = {generation: certificates[0] for generation, certificates in all_certificates.items()}
     return _Backup(made_at, head, number, issuers, [*trusted, *issuers.values()])
 
@@ -168,7 +171,7 @@ def _from_state_dir(path: Path, backup: _Backup) -> Source:
                 warning = _complaint(connection)
         except LedgerUnavailable as error:
             raise StartError(f"--old-state-dir {path} cannot be read: {error}. Leave it out.") from error
-    return Source(f"state directory {path}", known, warning=warning)
+    return Source(f"state directory {path}", known, warning=warning, generations=ca_store.generations(path))
 
 
 def _complaint(connection: Connection) -> str:
@@ -209,10 +212,11 @@ def _from_list(path: Path, backup: _Backup) -> Source:
         raise StartError(f"--revocations {path} is refused: {error}") from error
     if not statement.is_signed_under(backup.trusted):
         raise StartError(f"--revocations {path} is refused: it is not signed by this CA")
-    if known.last_row <= backup.head.last_id or known.at < backup.made_at.replace(microsecond=0):
+    if known.last_row <= backup.head.last_id:  # by the rows, not the times: a clock may have been ahead
         raise StartError(
-            f"--revocations {path} is of {_iso(known.at)}, the backup of {_iso(backup.made_at)}: it tells of nothing"
-            " that the backup does not know. Give a newer one, or leave it out."
+            f"--revocations {path}, of {_iso(known.at)}, ends at audit row {known.last_row}, and the backup, of"
+            f" {_iso(backup.made_at)}, at row {backup.head.last_id}: it tells of nothing that the backup does not know."
+            " Give a newer one, or leave it out."
         )
     return Source(f"list of revocations of {_iso(known.at)}", known)
 
@@ -230,14 +234,15 @@ def _from_crl(path: Path, backup: _Backup) -> Source:
         revoked = [_entry(each, generation, end) for each in crl]
     except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise StartError(f"--crl {path} is not a CRL that this CA made, in DER or PEM") from error
-    at = crl.last_update_utc
+    at = crl.last_update_utc + BACK_DATE  # when it was made
     if number <= backup.crl_number:
         raise StartError(
             f"--crl {path}, of {_iso(at)}, is one that the backup of {_iso(backup.made_at)} knows already: it tells of"
-            " nothing newer. Fetch it again, or, if proxies serve no newer one, nothing was revoked while they heard"
-            " from the agent: --forget-revocations."
+            " nothing newer. Fetch it again. If proxies serve no newer one, no certificate was revoked while they heard"
+            " from the agent, but keys may have been blocked: give --old-state-dir or --revocations if there is one;"
+            " otherwise leave this CRL out, and say so with --forget-revocations."
         )
-    return Source(f"CRL {number} of generation {generation}", RevocationList(at, 0, revoked, ()), generation)
+    return Source(f"CRL {number} of generation {generation}", RevocationList(at, 0, revoked, (), number), generation)
 
 
 def _entry(entry: x509.RevokedCertificate, generation: int, end: int) -> CarriedRevocation:

@@ -33,11 +33,13 @@ class Manifest:
         statement: says who signed it.
         files: by name.
         made_at: aware UTC time.
+        root_sha256: over the root above the signer, in hexadecimal.
     """
 
     statement: Statement
     files: Mapping[str, FileFacts]
     made_at: datetime
+    root_sha256: str
 
     @property
     def signer(self) -> x509.Certificate | None:
@@ -65,6 +67,7 @@ def read(octets: bytes) -> Manifest:
     statement = signed_statement.read(signed_statement.BACKUP, octets)
     try:
         made_at = datetime.fromisoformat(statement.fields["made_at"])
+        root_sha256 = statement.fields["root_sha256"]
         listed = [(each["name"], FileFacts(each["size"], each["sha256"])) for each in statement.fields["files"]]
         is_sound = all(
             MEMBER.fullmatch(name)
@@ -77,4 +80,4 @@ def read(octets: bytes) -> Manifest:
         raise StatementRefused("its content is not that of a backup") from error
     if not is_sound or made_at.utcoffset() is None or len(dict(listed)) != len(listed):
         raise StatementRefused("its content is not that of a backup")
-    return Manifest(statement, dict(listed), made_at.astimezone(UTC))
+    return Manifest(statement, dict(listed), made_at.astimezone(UTC), root_sha256)

@@ -16,7 +16,7 @@ from vmi_agent.backup import revocation_list
 from vmi_agent.backup.later_revocations import Source
 from vmi_agent.backup.revocation_list import RevocationList
 from vmi_agent.ca import store as ca_store
-from vmi_agent.ledger import blocked_keys, carried_revocations
+from vmi_agent.ledger import blocked_keys, carried_revocations, crl_numbers
 from vmi_agent.ledger.blocked_keys import BlockListRefused
 from vmi_agent.ledger.carried_revocations import CarriedRevocation
 from vmi_agent.ledger.revocation import Reason, RevocationRefused, revoke
@@ -38,6 +38,8 @@ class Outcome:
         still_on_hold: serials that are on hold here, and were not any more in the newest list of all revocations.
         still_blocked: hashes of keys that are blocked here, and were not any more there.
         unknown_since: from when on nothing tells of revocations, by generation.
+        crl_number: the highest number of a CRL that the ledger or a source tells of.
+        lost_generations: of the old state directory, that the backup does not hold.
     """
 
     sources: Sequence[Source]
@@ -48,6 +50,13 @@ class Outcome:
     still_on_hold: list[bytes] = field(default_factory=list)
     still_blocked: list[bytes] = field(default_factory=list)
     unknown_since: Mapping[int, datetime] = field(default_factory=dict)
+    crl_number: int = 0
+    lost_generations: Sequence[int] = ()
+
+    @property
+    def knows_blocked_keys(self) -> bool:
+        """Whether a source told of the keys that were blocked since the backup; a CRL does not."""
+        return any(each.generation is None for each in self.sources)
 
     @property
     def told(self) -> Mapping[str, object]:
@@ -57,7 +66,10 @@ class Outcome:
             "revoked_again": len(self.again),
             "revocations_carried_over": len(self.carried),
             "revocations_of_lost_generations": len(self.lost),
+            "lost_generations": list(self.lost_generations),
             "blocks_added": self.blocks,
+            "crl_number": self.crl_number,
+            "blocked_keys_known": self.knows_blocked_keys,
             "revocations_unknown_since": {str(key): value.isoformat() for key, value in self.unknown_since.items()},
         }
 
@@ -86,6 +98,9 @@ def apply(
         generation: max([made_at, *(each.known.at for each in sources if each.generation in (None, generation))])
         for generation in generations
     }
+    held_elsewhere = {number for each in sources for number in each.generations}
+    outcome.lost_generations = sorted(held_elsewhere - set(generations))
+    outcome.crl_number = max([crl_numbers.highest(connection), *(each.known.crl_number for each in sources)])
     return outcome
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from sqlalchemy import Connection, select
 
 from runtime.errors import StartError
@@ -29,14 +30,16 @@ from vmi_agent.backup.backup import MADE, digest_of
 from vmi_agent.backup.later_revocations import Later
 from vmi_agent.backup.manifest import Manifest
 from vmi_agent.backup.reapplied_revocations import Outcome
-from vmi_agent.backup.signed_statement import StatementRefused
+from vmi_agent.backup.signed_statement import StatementRefused, signing_generation
 from vmi_agent.backup.staging import staging_directory
+from vmi_agent.ca import authority
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import recovery, retention
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit import verify as audit_check
 from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.audit.reconcile import AuditBroken
+from vmi_agent.ledger.crl_numbers import RESTORED
 from vmi_agent.ledger.schema import FILE_NAME, reading, writing
 from vmi_agent.ledger.schema import audit as audit_rows
 
@@ -99,6 +102,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
         OSError: something cannot be read or written.
     """
     state_dir = Path(os.path.abspath(state_dir))  # `.` has no name to derive another one from
+    _check_replaceable(state_dir)
     make_state_dir(state_dir.parent)
     if state_dir.exists() and any(state_dir.iterdir()):
         raise StartError(f"{state_dir} is not empty. Nothing was changed. Restore into an empty directory.")
@@ -108,6 +112,7 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
             with reading(staging) as connection:
                 rows_lost = _verify_audit(connection, check.anchors)
                 made_at_ms = _check_files(connection, contents)
+            _check_signer(staging, contents.manifest)
         except (ArchiveRefused, StatementRefused, AuditBroken) as error:
             raise StartError(f"{source} is not a sound backup: {error}") from error
         except LedgerUnavailable as error:
@@ -119,12 +124,22 @@ def restore(source: Path, state_dir: Path, now: datetime, check: Check, later: L
             _bring_up_to_date(connection, now_ms)
             outcome = reapplied_revocations.apply(connection, sources, staging, made_at, now)
             fields = {"backup_sha256": contents.archive_sha256, **outcome.told}
-            audit_chain.append(connection, [Event("restored", now_ms, fields)])
+            audit_chain.append(connection, [Event(RESTORED, now_ms, fields)])
         for directory in [staging, *(each for each in staging.rglob("*") if each.is_dir())]:
             sync_directory(directory)
         os.rename(staging, state_dir)
     sync_directory(state_dir.parent)
     return Restored(made_at, contents.manifest, outcome, rows_lost)
+
+
+def _check_replaceable(state_dir: Path) -> None:
+    """Check that a directory can be put under this name."""
+    if state_dir.is_symlink():
+        target = Path(os.path.realpath(state_dir))
+        lack = "" if target.exists() else ", which does not exist"
+        raise StartError(
+            f"{state_dir} is a symbolic link to {target}{lack}. Give {target} itself. Nothing was changed."
+        )
 
 
 def _verify_audit(connection: Connection, anchors: Mapping[int, bytes]) -> int:
@@ -187,8 +202,9 @@ def _read_manifest(member: Member, check: Check) -> Manifest:
             )
         raise StartError(
             f"the backup is signed by {manifest.signer.subject.rfc4514_string()}, to which no certificate leads from"
-            " those of --trust-root. Give the root that was in use when the backup was made; with that one, it is"
-            " another CA's or forged. Nothing was restored."
+            " those of --trust-root. If the CA was rotated after the backup, give the older root, which was in use when"
+            " it was made, or --sha256 HEX, as `backup` printed it. Otherwise it is another CA's or forged. Nothing was"
+            " restored."
         )
     return manifest
 
@@ -231,6 +247,18 @@ class _LedgerFile:
                 raise ArchiveRefused(f"{FILE_NAME} is not a whole SQLite file")
             self._is_checked = True
         return self._file.write(octets)
+
+
+def _check_signer(staging: Path, manifest: Manifest | None) -> None:
+    """Check that a manifest is signed by the newest generation that is in the backup, and names its root."""
+    if manifest is None or manifest.signer is None:
+        return
+    generation = signing_generation(staging)
+    certificates = () if generation is None else authority.certificates_of(staging, generation)
+    if not certificates or certificates[0].public_key() != manifest.signer.public_key():
+        raise StatementRefused("its newest generation did not sign it")
+    if manifest.root_sha256 != certificates[-1].fingerprint(hashes.SHA256()).hex():
+        raise StatementRefused("its manifest names another root than its newest generation has")
 
 
 def _check_files(connection: Connection, contents: _Contents) -> int:

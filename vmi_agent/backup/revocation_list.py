@@ -11,12 +11,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from runtime.errors import StartError
 from runtime.files import replace_file
 from vmi_agent.backup import signed_statement
 from vmi_agent.backup.signed_statement import Statement, StatementRefused
 from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.keys.open import Access
-from vmi_agent.ledger import blocked_keys
+from vmi_agent.ledger import blocked_keys, crl_numbers
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.carried_revocations import CarriedRevocation, rows_since
@@ -43,12 +44,14 @@ class RevocationList:
         last_row: the number of the last audit row at that time.
         revoked: certificates that are revoked or on hold.
         blocked: the block list, as `blocked_keys.export_blocked` gives it.
+        crl_number: the highest number of a CRL at that time; 0 where it is not known.
     """
 
     at: datetime
     last_row: int
     revoked: Sequence[CarriedRevocation]
     blocked: Sequence[str]
+    crl_number: int = 0
 
 
 def of_ledger(connection: Connection, at: datetime) -> RevocationList:
@@ -68,17 +71,22 @@ def of_ledger(connection: Connection, at: datetime) -> RevocationList:
         blocked = blocked_keys.export_blocked(connection)
     else:
         blocked = map(blocked_keys.line_of, blocked_keys.blocks_of_revocations(connection))
-    return RevocationList(at, audit_chain.read_head(connection).last_id, revoked, list(blocked))
+    return RevocationList(
+        at, audit_chain.read_head(connection).last_id, revoked, list(blocked), crl_numbers.highest(connection)
+    )
 
 
 def write(state_dir: Path, target: Path, access: Access, now: datetime) -> RevocationList:
     """Write what the ledger knows to a file, signed, in the place of an older one; return it.
 
     Raises:
+        StartError: there is no such directory for the file.
         CustodyError: the CA's key cannot be used.
         LedgerUnavailable: the ledger cannot be read or its audit written.
         OSError: the file cannot be written.
     """
+    if not target.parent.is_dir():
+        raise StartError(f"there is no directory {target.parent}. Make it, or give another target.")
     signer = signed_statement.open_signer(state_dir, access)
     with closing(signer.custody):
         with writing(state_dir) as connection:
@@ -88,6 +96,7 @@ def write(state_dir: Path, target: Path, access: Access, now: datetime) -> Revoc
         content = {
             "at": known.at.isoformat(timespec="seconds"),
             "last_row": known.last_row,
+            "crl_number": known.crl_number,
             "revoked": [
                 [each.serial.hex(), each.root_generation, each.reason, each.revoked_ms, each.not_after]
                 for each in known.revoked
@@ -108,10 +117,13 @@ def read(octets: bytes) -> tuple[RevocationList, Statement]:
     fields = statement.fields
     try:
         at, last_row, blocked = datetime.fromisoformat(fields["at"]), fields["last_row"], fields["blocked"]
+        crl_number = fields.get("crl_number", 0)  # lists of earlier versions have none
         revoked = [CarriedRevocation(bytes.fromhex(serial), *numbers) for serial, *numbers in fields["revoked"]]
         is_sound = (
             at.utcoffset() is not None
             and type(last_row) is int
+            and type(crl_number) is int
+            and crl_number >= 0
             and all(_is_sound(each) for each in revoked)
             and all(isinstance(line, str) for line in blocked)
         )
@@ -119,7 +131,7 @@ def read(octets: bytes) -> tuple[RevocationList, Statement]:
         raise StatementRefused("its content is not a list of revocations") from error
     if not is_sound:
         raise StatementRefused("its content is not a list of revocations")
-    return RevocationList(at.astimezone(UTC), last_row, revoked, blocked), statement
+    return RevocationList(at.astimezone(UTC), last_row, revoked, blocked, crl_number), statement
 
 
 def _is_sound(each: CarriedRevocation) -> bool:

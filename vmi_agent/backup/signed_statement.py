@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from vmi_agent.ca import authority
 from vmi_agent.ca import store as ca_store
 from vmi_agent.ca.authority import Authority
+from vmi_agent.certificate import SERIAL_OCTETS
 from vmi_agent.keys import CustodyError
 from vmi_agent.keys.algorithms import parameters_of
 from vmi_agent.keys.open import Access
@@ -56,18 +57,21 @@ class Statement:
     def is_signed_under(self, trusted: Sequence[x509.Certificate]) -> bool:
         """Return whether certificates of CAs lead from a trusted one to the signer.
 
-        Validity periods are not looked at: a CA that has ended is restored as well, and a clock may be wrong.
+        They lead from a root to those that came after it, never back: whoever stole the key of an earlier generation
+        has the certificate that a newer root signed for it. Validity periods are not looked at: a CA that has ended is
+        restored as well, and a clock may be wrong.
         """
         pool = [each for each in self.certificates if _is_ca(each)]
         if not pool or pool[0] is not self.certificates[0]:
             return False  # the holder of a leaf, or of the OCSP responder's key, states nothing for the CA
-        reached, waiting = [pool[0]], [pool[0]]
+        reached, waiting = list(trusted), list(trusted)
         while waiting:
-            certificate = waiting.pop()
-            if any(_is_same_ca(certificate, each) or _is_issued_by(certificate, each) for each in trusted):
+            issuer = waiting.pop()
+            if _is_same_ca(pool[0], issuer):
                 return True
-            above = [each for each in pool if _is_same_ca(certificate, each) or _is_issued_by(certificate, each)]
-            new = [each for each in above if each not in reached]
+            # Beginning with what is trusted, so that what others signed neither leads anywhere nor dates anything.
+            below = [each for each in pool if _is_issued_by(each, issuer) and not _is_for_older_root(each, issuer)]
+            new = [each for each in below if each not in reached]
             reached += new
             waiting += new
         return False
@@ -79,10 +83,18 @@ def open_signer(state_dir: Path, access: Access) -> Authority:
     Raises:
         CustodyError: there is none, or its key cannot be opened.
     """
+    generation = signing_generation(state_dir)
+    if generation is None:
+        raise CustodyError(f"{state_dir} holds no CA with a lasting key")
+    return authority.load(state_dir, generation, access)
+
+
+def signing_generation(state_dir: Path) -> int | None:
+    """Return the newest generation that has a lasting key; None where there is none."""
     for generation in reversed(ca_store.generations(state_dir)):
         if not ca_store.is_ephemeral(ca_store.directory_of(state_dir, generation)):
-            return authority.load(state_dir, generation, access)
-    raise CustodyError(f"{state_dir} holds no CA with a lasting key")
+            return generation
+    return None
 
 
 def make(kind: str, fields: Mapping[str, Any], state_dir: Path, signer: Authority | None) -> bytes:
@@ -159,6 +171,16 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 def _is_same_ca(one: x509.Certificate, other: x509.Certificate) -> bool:
     """Return whether two certificates, such as a root and a cross-certificate for it, have one subject and key."""
     return one.subject == other.subject and one.public_key() == other.public_key()
+
+
+def _is_for_older_root(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Return whether a root that the agent made signed this for the root before it, when it was made itself.
+
+    A rotation dates the new root and what that signs for the old one alike; what the old root signs for the new one is
+    later than the old root. Certificates that others made have serial numbers of another length.
+    """
+    is_ours = certificate.serial_number.bit_length() in range(8 * SERIAL_OCTETS - 7, 8 * SERIAL_OCTETS)
+    return is_ours and certificate.not_valid_before_utc <= issuer.not_valid_before_utc
 
 
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -1,7 +1,7 @@
 """`vmi-agent certs`: what was issued, and taking it back."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
@@ -10,18 +10,22 @@ from typing import Any
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from sqlalchemy import Connection
 
 from runtime.cli_output import print_line
 from runtime.clock import milliseconds, utc_now
 from runtime.hints import command
 from vmi_agent.ca import store as ca_store
 from vmi_agent.certificate import assemble
+from vmi_agent.cli.certificate_files import KEPT, KEPT_ON_HOLD, SERIAL_OR_FILE, find_to_revoke, read_issued
 from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, print_record, settings, tell
 from vmi_agent.cli.hexadecimal import KEY_SHA256, SERIAL, SERIAL_PREFIX
-from vmi_agent.ledger import blocked_keys, queries, revocation
+from vmi_agent.ledger import blocked_keys, queries, revocation, unheld
 from vmi_agent.ledger.queries import STATUSES, Filter
 from vmi_agent.ledger.revocation import Reason
 from vmi_agent.ledger.schema import FIRST_WITH_BLOCK_LIST, writing
+
+_Revoke = Callable[[Connection, Any, Sequence[Any], Reason, int, str], list[Any]]
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -114,7 +118,7 @@ def certs_export(state_dir: Path, wanted: Filter, form: str) -> None:
 
 @certs.command("revoke")
 @settings.common
-@click.argument("serial", type=SERIAL)
+@click.argument("serial", type=SERIAL_OR_FILE, metavar="SERIAL|CERTIFICATE")
 @click.option(
     "--reason",
     type=click.Choice([reason.name for reason in Reason]),
@@ -124,23 +128,32 @@ def certs_export(state_dir: Path, wanted: Filter, form: str) -> None:
 )
 @click.option("--all-of-key", is_flag=True, help="Revoke every other certificate of the same key as well.")
 @tell
-def certs_revoke(state_dir: Path, serial: str, reason: str, all_of_key: bool) -> None:
+def certs_revoke(state_dir: Path, serial: str | Path, reason: str, all_of_key: bool) -> None:
     """Revoke a certificate. A running agent makes a new CRL within a second.
 
     keyCompromise blocks the certificate's key for good, certificateHold until the hold is over: no CSR with a blocked
     key is signed. Other certificates of the key are named.
 
+    CERTIFICATE is a file in PEM or DER: for a certificate that this ledger does not hold, as it was issued after the
+    backup that the ledger was restored from.
+
     Example: vmi-agent certs revoke --state-dir /var/lib/vmi-agent 5f3a90c4d2e1b80796a5b4c3d2e1f0a9b8
     """
     now = utc_now()
+    given = read_issued(state_dir, serial) if isinstance(serial, Path) else None
     with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
-        found = queries.find(connection, serial)
+        if given is None or unheld.is_held(connection, given):
+            found = find_to_revoke(connection, str(serial) if given is None else given.serial.hex())
+            do: _Revoke = revocation.revoke_all if all_of_key else revocation.revoke_one
+        else:
+            found, do = given, unheld.revoke_all if all_of_key else unheld.revoke_one
         others = revocation.others_of_key(connection, found, now)
-        do = revocation.revoke_all if all_of_key else revocation.revoke_one
         revoked = do(connection, found, others, Reason[reason], milliseconds(now), operator())
         blocks = blocked_keys.blocks_of(connection, found.key_sha256)
     for row in revoked:
         click.echo(f"revoked: {row.serial.hex()} ({reason})")
+    if found is given:
+        click.echo(KEPT_ON_HOLD if reason == Reason.certificateHold.name else KEPT)
     for key_sha256 in dict.fromkeys(each.key_sha256 for each in blocks):
         click.echo(f"key blocked: {key_sha256.hex()}")
     left = [row for row in others if row not in revoked and row.reason is None]

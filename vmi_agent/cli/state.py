@@ -170,11 +170,21 @@ def _tell_of_later(restored: Restored) -> None:
         )
     if later.blocks:
         click.echo(f"keys blocked: {later.blocks}")
-    if later.carried and any(source.generation is not None for source in later.sources):
-        text = (
-            "a CRL names no keys: block those of certificates that this ledger does not hold with vmi-agent keys block"
+    if not later.knows_blocked_keys:
+        click.echo(
+            f"Warning: nothing given tells of keys that were blocked after {iso(restored.made_at)}: they are certified"
+            " again unless they are blocked again (vmi-agent keys block). Neither does a CRL: block the keys of"
+            " certificates that this ledger does not hold as well.",
+            err=True,
         )
-        click.echo(f"Warning: {text}", err=True)
+    for number in later.lost_generations:
+        click.echo(
+            f"Warning: generation {number} of the CA is in the old state directory and not in this backup: it is lost."
+            " Its certificates are not renewed, and no CRL and no OCSP answer will speak for them: let nobody trust its"
+            " root, and have its clients ask for new certificates; or restore a backup that was made after the CA was"
+            " rotated. Keep the old directory until then.",
+            err=True,
+        )
     for serial in later.still_on_hold:
         click.echo(f"still on hold, was released after the backup: {serial.hex()} (vmi-agent certs release)")
     for key in later.still_blocked:

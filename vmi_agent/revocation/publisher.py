@@ -2,8 +2,9 @@
 
 Serving one is a look into a dictionary. A CRL is made anew after each revocation and on a period. Its number is the
 time of its making in milliseconds, so it rises over restored backups, which know nothing of the CRLs made since; and it
-is above the last one that the audit tells of, so it rises where the clock was set back, and over all agents that share
-a ledger. Each of these makes its own: one that has a higher number lists all that the ones before it had to.
+is above the highest one that the audit tells of, so it rises where the clock was set back, over all agents that share
+a ledger, and over what was given when the ledger was restored. Each of these makes its own: one that has a higher
+number lists all that the ones before it had to.
 
 A CRL is dated back as leaves are, so that verifiers whose clocks are slow take it. Its entries are not: thisUpdate may
 be before the last revocations that it lists. A clock that was wrong leaves nothing behind: a CRL of the future is
@@ -25,13 +26,13 @@ from runtime.clock import BACK_DATE, milliseconds
 from vmi_agent.ca.authority import Authority, Generations
 from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.keys import CustodyError
+from vmi_agent.ledger import crl_numbers
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.ledger import Ledger
 from vmi_agent.ledger.revocation import changes_since
 from vmi_agent.revocation import crl
 
-_CRL_ISSUED = "crl issued"
 # How often a CRL is made anew because another agent's came before it, or a revocation.
 _TRIES = 10
 
@@ -202,7 +203,7 @@ class Publishing:
             "revoked": len(entries),
             "sha256": sha256(der).hexdigest(),
         }
-        event = Event(_CRL_ISSUED, milliseconds(self._now()), fields)
+        event = Event(crl_numbers.CRL_ISSUED, milliseconds(self._now()), fields)
         if not self._ledger.change(lambda connection: self._tell(connection, event, number)):
             return False
         revoked.changed, revoked.made_at = set(), now
@@ -223,12 +224,9 @@ class Publishing:
     def _last_number(self, connection: Connection) -> tuple[int, int]:
         """Return the number of the audit's last row, and the highest number of a CRL until then.
 
-        The numbers rise over all generations, so the last CRL has it. Looks only at rows that are new since the last
-        look from outside a transaction.
+        Looks only at rows that are new since the last look from outside a transaction.
         """
-        row, number = self._told
-        fields = audit_chain.last_fields(connection, _CRL_ISSUED, after=row)
-        return audit_chain.read_head(connection).last_id, int(fields.get("number", number))
+        return audit_chain.read_head(connection).last_id, crl_numbers.highest(connection, *self._told)
 
 
 def _entries(revoked: _Revoked, now: datetime, this_update: datetime) -> list[bytes]:
