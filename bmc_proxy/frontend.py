@@ -62,13 +62,15 @@ class Front:
         reactor: runs it.
         config: judged already.
         is_alone: no other process serves from the same state directory.
+        is_replacement: of a worker that ended, while others serve.
 
     Raises:
         ConfigError: an agent's endpoint is not one.
     """
 
-    def __init__(self, reactor: Reactor, config: Config, *, is_alone: bool) -> None:
+    def __init__(self, reactor: Reactor, config: Config, *, is_alone: bool, is_replacement: bool = False) -> None:
         self._reactor = reactor
+        self._is_replacement = is_replacement
         self._config = config
         self._is_alone = is_alone
         self._agent_endpoints = [client_endpoint(reactor, "--agent", each) for each in config.agent]
@@ -97,7 +99,9 @@ class Front:
                 # A BMC has little memory: what reads CRLs is there only where it is needed.
                 from bmc_proxy.auth.client_status import ClientStatus
 
-                self._client_status = ClientStatus(self._reactor, config, is_alone=self._is_alone)
+                self._client_status = ClientStatus(
+                    self._reactor, config, is_alone=self._is_alone, is_replacement=self._is_replacement
+                )
         except FileRefused as error:
             raise StartError(str(error)) from error
 

@@ -42,6 +42,7 @@ from vmi_agent.issuance.issue import Issuing
 from vmi_agent.issuance.scheduler import Walk, Walks, recorded
 from vmi_agent.keys import CustodyError
 from vmi_agent.ledger.audit.chain import Event
+from vmi_agent.ledger.audit.trusted_time import read_times
 from vmi_agent.ledger.ledger import Ledger
 from vmi_agent.ledger.schema import check_ca_not_missing, check_not_missing
 from vmi_agent.maintenance import Upkeep
@@ -106,7 +107,7 @@ class AgentApplication:
         try:
             ledger = self._open_ledger(alone=lock.is_alone)
             self._generations = generations = self._open_ca(ledger)
-            ledger.note(_event("started", {"root_generation": generations.current.generation, **self._process}))
+            ledger.note(_event("started", self._started(ledger, generations)))
         except (CustodyError, LedgerUnavailable) as error:
             raise StartError(str(error)) from error
         lock.started()
@@ -162,6 +163,10 @@ class AgentApplication:
     def _process(self) -> dict[str, object]:
         """What tells agents apart that share an audit."""
         return {"boot_id": self._boot_id.hex(), "shared": self._config.shared}
+
+    def _started(self, ledger: Ledger, generations: Generations) -> dict[str, object]:
+        clock = ledger.read(read_times).fields(ledger.trusted_ms)
+        return {"root_generation": generations.current.generation, **self._process, **clock}
 
     def _open_ledger(self, *, alone: bool) -> Ledger:
         path = self._config.state_dir
@@ -252,7 +257,7 @@ class AgentApplication:
     def _close(self, ledger: Ledger) -> None:
         if self._upkeep is not None:  # it was started
             try:
-                ledger.note(_event("stopped", self._process))
+                ledger.note(_event("stopped", self._process | self._upkeep.clock_fields()))
             except LedgerUnavailable as error:
                 _log.warn("the audit does not tell of this stop", reason=str(error))
             try:

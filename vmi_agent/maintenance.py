@@ -22,12 +22,14 @@ from vmi_agent.keys import CustodyError
 from vmi_agent.ledger import retention
 from vmi_agent.ledger.audit import anchors as audit_anchors
 from vmi_agent.ledger.audit import chain as audit_chain
+from vmi_agent.ledger.audit.trusted_time import note_times, read_times
 from vmi_agent.ledger.ledger import Ledger
 from vmi_agent.ledger.queries import PRUNE_BATCH, prune
 from vmi_agent.revocation.ocsp import OcspResponder
 from vmi_agent.revocation.publisher import Publishing
 
 PRUNE_EVERY = timedelta(hours=1)
+NOTE_CLOCK_EVERY_S = 6 * 3600.0
 WARN_BEFORE_END = timedelta(days=90)
 WARN_EVERY = timedelta(days=1)
 TELL_AGAIN = timedelta(hours=1)
@@ -89,7 +91,7 @@ class Upkeep:
         self._keep_expired = keep_expired
         self._now = now
         self._monotonic = monotonic
-        self._opened_at = monotonic()
+        self._opened_at = self._noted_at = monotonic()
         self._told: dict[str, str] = {}
         self._due: dict[str, datetime] = {}
 
@@ -104,6 +106,7 @@ class Upkeep:
         if self._publishing.crl(self._generations.current.generation) is None:  # it is new: its leaves name a CRL
             self._try("CRL not made", self._refresh_lists)
         self._try("audit not anchored", self._anchor)
+        self._try("time not noted", self._note_clock)
         self._try("expired certificates not pruned", self._prune)
         self._try("intents not closed off", self._close_off)
         self._warn_of_validity()
@@ -180,21 +183,33 @@ class Upkeep:
         if self._keep_expired is None or not self._is_due("prune", PRUNE_EVERY):
             return
         now = self._now()
-        ended_before = min(now, self._least_time()) - self._keep_expired
+        ended_before = datetime.fromtimestamp(self._trusted_ms() / 1000, UTC) - self._keep_expired
         count = self._ledger.change(lambda connection: prune(connection, ended_before, milliseconds(now)))
         if count:
             _log.info("expired certificates pruned", count=count)
         if count == PRUNE_BATCH:
             self._due.pop("prune")  # the rest with the next rounds, so that signing gets its turns
 
-    def _least_time(self) -> datetime:
-        """Return what time it is at least: when the audit was last written, and what passed since this process began.
+    def clock_fields(self) -> dict[str, object]:
+        """Return what the row "stopped" carries for the next start. Raises LedgerUnavailable."""
+        return self._ledger.read(read_times).fields(self._trusted_ms())
 
-        What is pruned is gone for good, and a clock that is ahead says of everything that it ended long ago.
+    def _note_clock(self) -> None:
+        """Note the trusted time now and then: a process that is killed writes no last row."""
+        monotonic = self._monotonic()
+        if monotonic - self._noted_at >= NOTE_CLOCK_EVERY_S:
+            trusted_ms, now_ms = self._trusted_ms(), milliseconds(self._now())
+            self._ledger.change(lambda connection: note_times(connection, trusted_ms, now_ms))
+            self._noted_at = monotonic
+
+    def _trusted_ms(self) -> int:
+        """Return what time it is at least, in milliseconds since 1970-01-01 UTC (`ledger.audit.trusted_time`).
+
+        What is pruned is gone for good, and a clock that is ahead says of everything that it ended long ago. Not later
+        than the clock: where the clock was accepted meanwhile, what was trusted before was wrong.
         """
-        last_ms = self._ledger.last_written_ms
-        since = datetime.fromtimestamp(last_ms / 1000, UTC) if last_ms else self._now()
-        return since + timedelta(seconds=self._monotonic() - self._opened_at)
+        passed_ms = int((self._monotonic() - self._opened_at) * 1000)
+        return min(milliseconds(self._now()), self._ledger.trusted_ms + passed_ms)
 
     def _close_off(self) -> None:
         now_ms = milliseconds(self._now())

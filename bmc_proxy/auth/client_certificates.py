@@ -28,6 +28,7 @@ NO_CRL = "no CRL of its CA was received from an agent yet"
 CRL_ENDED = "the CRL of its CA has ended"
 CRL_NOT_YET_VALID = "the CRL of its CA is not valid yet: compare the clocks"
 PATH_NOT_COVERED = "an issuer in its path has no CRL: add its certificate to --client-ca and its CRL to --client-crl"
+CRL_UNREAD = "a file of --client-crl, which may be the CRL of its CA, cannot be read"
 NOT_KNOWN_YET = "no agent has said yet whether its CA is one of its own"
 
 
@@ -70,6 +71,12 @@ class Crl:
     next_update: float
     number: int | None
 
+    def is_earlier_than(self, other: "Crl") -> bool:
+        """Return whether its issuer made the other one after it: by cRLNumber (RFC 5280, 5.2.3), then thisUpdate."""
+        if self.number is not None and other.number is not None and self.number != other.number:
+            return self.number < other.number
+        return self.this_update < other.this_update
+
 
 class Judge(Protocol):
     """What logins by certificate need of `ClientCertificates`."""
@@ -92,6 +99,7 @@ class ClientCertificates:
     Attributes:
         authorities: the CAs of --client-ca, with their names.
         given: the CRLs of --client-crl, by issuer.
+        is_crl_unread: a file of --client-crl could not be read when this process started.
         own: the CAs that the agents issue with, current and earlier ones.
         own_roots: the CAs above these.
         own_crls: CRLs from the agents, by issuer.
@@ -105,6 +113,7 @@ class ClientCertificates:
         self._log = log
         self.authorities: Mapping[AuthorityId, str] = {}
         self.given: Mapping[AuthorityId, Crl] = {}
+        self.is_crl_unread = False
         self.own: frozenset[AuthorityId] = frozenset()
         self.own_roots: frozenset[AuthorityId] = frozenset()
         self.own_crls: dict[AuthorityId, Crl] = {}
@@ -137,6 +146,22 @@ class ClientCertificates:
                 reason=cause,
                 address=address,
             )
+
+    def take_given(self, loaded: Mapping[AuthorityId, Crl]) -> list[AuthorityId]:
+        """Rely on the CRLs of --client-crl from now on; return the issuers of which a later one is here, which stays.
+
+        A file that goes back to an earlier CRL must not take back what the later one revoked. A later one of the
+        future, which a wrong clock made, is replaced.
+        """
+        latest = self._now() + SKEW_S
+        kept = {
+            issuer: held
+            for issuer, held in self.given.items()
+            if issuer in loaded and held.this_update <= latest and loaded[issuer].is_earlier_than(held)
+        }
+        self.given = {**loaded, **kept}
+        self.is_crl_unread = False
+        return list(kept)
 
     def settle(self) -> None:
         """Note that `own` and `own_roots` are complete: what else lets in are other CAs."""
@@ -183,6 +208,8 @@ class ClientCertificates:
         if certificate.anchor in self.given or any(issuer in self.given for issuer in issuers):
             lacks = (self._lack_at(issuer, now, PATH_NOT_COVERED) for issuer in issuers)
             return next((lack for lack in lacks if lack is not None), None)
+        if self.is_crl_unread:
+            return CRL_UNREAD
         # An agent may have had a new CA since it last said which are its own.
         is_known = certificate.anchor in self.others or (self.is_settled and certificate.anchor in self.own_roots)
         return None if is_known else NOT_KNOWN_YET

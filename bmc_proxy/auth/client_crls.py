@@ -6,7 +6,7 @@ listeners open, or in a thread.
 
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -103,31 +103,58 @@ def authorities_in(octets: bytes) -> Published:
     )
 
 
-def load_crls(path: Path, authorities: Sequence[Authority]) -> dict[AuthorityId, Crl]:
-    """Read the CRLs of --client-crl, by issuer; of one issuer the one that was made last.
+def load_crls(
+    path: Path, authorities: Sequence[Authority], unread: Callable[[FileRefused], None] | None = None
+) -> dict[AuthorityId, Crl]:
+    """Read the CRLs of --client-crl, by issuer; of one issuer the latest (`Crl.is_earlier_than`).
 
     Args:
         path: a file with one CRL in DER or any number of them in PEM, or a directory of such files, in which names that
             begin with a dot are passed over.
         authorities: the CAs of --client-ca, one of which must have signed each CRL.
+        unread: hears of each file that cannot be used, and the others are read. Without it, such a file is refused.
 
     Raises:
         FileRefused: a CRL cannot be read or relied on; the text says which and why.
     """
     found: dict[AuthorityId, Crl] = {}
     room = MAX_ENTRIES
-    for file in _files_at(path):
-        for octets in _crls_in(file):
-            try:
-                issuer, crl = read_crl(octets, authorities)
-            except CrlRefused as error:
-                raise FileRefused(f"--client-crl {file}: {error}") from error
-            room -= len(crl.serials)
-            if room < 0:
-                raise FileRefused(f"--client-crl {file}: more than {MAX_ENTRIES} revoked certificates in all")
-            if issuer not in found or found[issuer].this_update <= crl.this_update:
-                found[issuer] = crl
+    for issuer, crl, file in _read_files(path, authorities, unread):
+        room -= len(crl.serials)
+        if room < 0:
+            raise FileRefused(f"--client-crl {file}: more than {MAX_ENTRIES} revoked certificates in all")
+        if issuer not in found or not crl.is_earlier_than(found[issuer]):
+            found[issuer] = crl
     return found
+
+
+def _read_files(
+    path: Path, authorities: Sequence[Authority], unread: Callable[[FileRefused], None] | None
+) -> Iterator[tuple[AuthorityId, Crl, Path]]:
+    """Yield each CRL with its issuer and file; arguments and errors as for `load_crls`."""
+    try:
+        files = _files_at(path)
+    except FileRefused as error:
+        if unread is None:
+            raise
+        unread(error)
+        return
+    for file in files:
+        try:
+            read = [_read(octets, authorities, file) for octets in _crls_in(file)]
+        except FileRefused as error:
+            if unread is None:
+                raise
+            unread(error)
+        else:
+            yield from ((*each, file) for each in read)
+
+
+def _read(octets: bytes, authorities: Sequence[Authority], file: Path) -> tuple[AuthorityId, Crl]:
+    try:
+        return read_crl(octets, authorities)
+    except CrlRefused as error:
+        raise FileRefused(f"--client-crl {file}: {error}") from error
 
 
 def _files_at(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Where client certificates let in: the CAs, `--client-crl` and the agents' own CRLs, loaded and kept current."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -34,12 +34,14 @@ class ClientStatus:
         reactor: runs it.
         config: with a `client_ca`.
         is_alone: no other process uses the state directory.
+        is_replacement: other processes of this proxy serve: a CRL that cannot be used does not end this one. Until it
+            is mended, CAs that no CRL covers let nobody in.
 
     Raises:
         FileRefused: a CA or a CRL cannot be used; the text says which and why.
     """
 
-    def __init__(self, reactor: Reactor, config: Config, *, is_alone: bool) -> None:
+    def __init__(self, reactor: Reactor, config: Config, *, is_alone: bool, is_replacement: bool = False) -> None:
         self._config = config
         # One thread: a CRL of its limit takes seconds, and there is never a hurry for two.
         self._threads = Workers(reactor, 1, "crls")
@@ -47,7 +49,14 @@ class ClientStatus:
         self._daily.clock = reactor
         log = Sparse(_log.warn, time.monotonic)
         self.certificates = ClientCertificates(time.time, config.client_crl_grace_h * 3600.0, log)
-        self._take(load(config))
+        unread: list[FileRefused] = []
+        self._take(load(config, unread.append if is_replacement else None))
+        self.certificates.is_crl_unread = bool(unread)
+        for each in unread:
+            _log.error(
+                "a client CRL cannot be used: a CA without CRL lets nobody in until it is mended and reloaded",
+                reason=str(each),
+            )
         self._own = OwnCrls(
             reactor, config.state_dir, self.certificates, self._threads.run, self._tell_uncovered, is_alone=is_alone
         )
@@ -97,7 +106,14 @@ class ClientStatus:
 
     def _take(self, loaded: _Loaded) -> None:
         certificates = self.certificates
-        certificates.authorities, certificates.given = loaded
+        certificates.authorities, given = loaded
+        for issuer in certificates.take_given(given):
+            _log.error(
+                "a client CRL is earlier than the last one, which stays: give a new one",
+                issuer=certificates.authorities.get(issuer, "-"),
+                number=given[issuer].number,
+                last_number=certificates.given[issuer].number,
+            )
         for issuer, crl in certificates.given.items():
             if crl.next_update < time.time():
                 _log.error(
@@ -119,10 +135,10 @@ class ClientStatus:
                 )
 
 
-def load(config: Config) -> _Loaded:
-    """Read --client-ca and --client-crl. Raises FileRefused."""
+def load(config: Config, unread: Callable[[FileRefused], None] | None = None) -> _Loaded:
+    """Read --client-ca and --client-crl; `unread` as for `client_crls.load_crls`. Raises FileRefused."""
     path: Path | None = config.client_ca
     assert path is not None  # or client certificates let nobody in
     authorities = client_crls.load_authorities(path)
-    given = {} if config.client_crl is None else client_crls.load_crls(config.client_crl, authorities)
+    given = {} if config.client_crl is None else client_crls.load_crls(config.client_crl, authorities, unread)
     return {each.id: each.name for each in authorities}, given

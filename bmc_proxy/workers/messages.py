@@ -24,12 +24,14 @@ class SetUp:
         worker: its number, from 1 on.
         config: the worker's own part of it, as JSON.
         listeners: the options whose listening sockets the worker inherited, in the order of their descriptors.
+        is_replacement: the proxy serves already.
     """
 
     worker: int
     log_format: str
     config: str
     listeners: tuple[str, ...]
+    is_replacement: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The crew: all the workers; whoever dies is replaced, after a pause that grows with each that did not live long."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
@@ -105,7 +106,8 @@ class Crew:
         worker = WorkerProcess(self._reactor, number, self._answer, self._ended)
         self._workers[number] = worker
         self._began_at[number] = self._reactor.seconds()
-        await worker.start(self._set_ups[number], self._listening(), self._sessions())
+        set_up = replace(self._set_ups[number], is_replacement=self._has_started)
+        await worker.start(set_up, self._listening(), self._sessions())
         _log.info("worker ready", worker=number, pid=worker.pid)
 
     def _ended(self, worker: WorkerProcess, reason: str) -> None:

@@ -145,7 +145,9 @@ class FirstProcess:
     def _set_ups(self) -> list[SetUp]:
         config = config_to_json(share_of(self._config))
         options = tuple(self._listeners.options)
-        return [SetUp(number, self._log_format, config, options) for number in range(1, self._config.workers + 1)]
+        return [
+            SetUp(number, self._log_format, config, options, False) for number in range(1, self._config.workers + 1)
+        ]
 
     def _listening(self) -> Sequence[int]:
         return [cast(Any, port).fileno() for port in self._ports]

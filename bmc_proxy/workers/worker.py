@@ -126,7 +126,7 @@ class Worker:
         self._options = told.listeners
         try:
             accounts = AccountStore(config.state_dir, partial(not_usable, "accounts"))
-            front = Front(self._reactor, config, is_alone=False)
+            front = Front(self._reactor, config, is_alone=False, is_replacement=told.is_replacement)
             front.load_certificates()
         except (AccountsUnusable, StartError) as error:
             _log.error("cannot start", reason=str(error))

@@ -21,6 +21,7 @@ from bmc_proxy.auth.client_certificates import (
     CA_GONE,
     CRL_ENDED,
     CRL_NOT_YET_VALID,
+    CRL_UNREAD,
     ENDED,
     NO_CRL,
     NOT_KNOWN_YET,
@@ -91,6 +92,10 @@ def test_validity_counts_at_each_request(now: float, expected: str | None) -> No
         ({"is_settled": False}, DIRECT, None),
         ({"others": frozenset({OTHER})}, DIRECT, NOT_KNOWN_YET),
         ({"authorities": {OTHER: "CN=Other"}}, DIRECT, CA_GONE),
+        # With a file that may have been its CRL.
+        ({"is_crl_unread": True}, DIRECT, CRL_UNREAD),
+        ({"is_crl_unread": True, "given": {ROOT: crl()}}, DIRECT, None),
+        ({"is_crl_unread": True, "own": frozenset({ROOT}), "own_crls": {ROOT: crl()}}, DIRECT, None),
         # With a CRL.
         ({"given": {ROOT: crl()}}, DIRECT, None),
         ({"given": {ROOT: crl()}, "others": frozenset()}, DIRECT, None),
@@ -157,6 +162,30 @@ def test_crl_of_an_agent_whose_numbers_start_lower() -> None:
     assert not judging.take_own_crl(ROOT, crl(number=4, made_s_ago=59))
     assert judging.take_own_crl(ROOT, crl(9, number=6, made_s_ago=59))
     assert judging.own_crls[ROOT].serials == {9}
+
+
+def test_earlier_crl_of_a_file_replaces_no_later_one() -> None:
+    """By cRLNumber, then thisUpdate, the later one stays, ended or not, unless it is one of the future."""
+    for held, earlier in (
+        (crl(SERIAL, number=2), crl(number=1, made_s_ago=0)),
+        (crl(SERIAL, number=2), crl(number=2, made_s_ago=DAY_S + 1)),
+        (crl(SERIAL, number=2, ends_in_s=-1), crl(number=1)),
+        (crl(SERIAL, number=2, made_s_ago=-SKEW_S), crl(number=1)),
+    ):
+        judging = judge()
+        assert judging.take_given({ROOT: held}) == []
+        assert judging.take_given({ROOT: earlier}) == [ROOT]
+        assert judging.refusal_of(DIRECT) == REVOKED
+        judging = judge(given={ROOT: earlier})
+        assert judging.take_given({ROOT: held}) == []
+        assert judging.given == {ROOT: held}
+    judging = judge(given={ROOT: crl(SERIAL, number=2)})
+    assert judging.take_given({ROOT: crl(number=3)}) == []
+    assert judging.refusal_of(DIRECT) is None
+    judging = judge(given={ROOT: crl(number=9, made_s_ago=-SKEW_S - 1)})
+    assert judging.take_given({ROOT: crl(number=1)}) == []
+    assert judging.take_given({}) == []
+    assert judging.given == {}
 
 
 # Large CRLs

@@ -22,7 +22,9 @@ from vmi_agent.backup import revocation_list
 from vmi_agent.backup.backup import back_up
 from vmi_agent.backup.later_revocations import Later
 from vmi_agent.ca import lifecycle as ca_lifecycle
+from vmi_agent.cli.groups import noting
 from vmi_agent.keys.open import Access
+from vmi_agent.ledger.audit.chain import Event
 from vmi_agent.ledger.audit.reconcile import AuditBroken
 from vmi_agent.ledger.audit.verify import NO_ANCHORS, verify_rows
 from vmi_agent.ledger.blocked_keys import KEY_OCTETS, block_by_hand, unblock
@@ -37,6 +39,7 @@ EVENTS = {
     "ca rotated",
     "channel peer refused",
     "clock accepted",
+    "clock noted",
     "crl issued",
     "intents abandoned",
     "key unblocked",
@@ -80,6 +83,8 @@ def make_full_audit(directory: Path) -> Path:
             stranger.sendall(NO_HELLO)
             process.wait_for("channel peer refused")
         assert process.stop() == 0
+    tomorrow_ms = milliseconds(utc_now() + timedelta(days=1))
+    noting(state)(Event("clock noted", tomorrow_ms, {"trusted_ms": tomorrow_ms, "latest_ms": tomorrow_ms}))
     assert run("vmi-agent", "audit", "accept-clock", "--state-dir", str(state)).returncode == 0
     time = Time()
     time.now = utc_now()

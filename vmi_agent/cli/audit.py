@@ -9,6 +9,7 @@ import click
 
 from runtime.cli_output import print_line
 from runtime.clock import milliseconds, utc_now
+from runtime.errors import StartError
 from runtime.hints import command
 from vmi_agent.cli.groups import iso, main, settings, tell
 from vmi_agent.ledger.audit import anchors as audit_anchors
@@ -16,6 +17,7 @@ from vmi_agent.ledger.audit import chain as audit_rows
 from vmi_agent.ledger.audit import verify as audit_check
 from vmi_agent.ledger.audit.chain import Event, Row
 from vmi_agent.ledger.audit.reconcile import AuditBroken
+from vmi_agent.ledger.audit.trusted_time import CLOCK_ACCEPTED, read_times
 from vmi_agent.ledger.queries import PAGE
 from vmi_agent.ledger.schema import reading, writing
 
@@ -90,10 +92,16 @@ def audit_accept_clock(state_dir: Path) -> None:
     """
     now = utc_now()
     with writing(state_dir) as connection:
-        last = datetime.fromtimestamp(audit_rows.last_time_ms(connection) / 1000, UTC)
-        fields = {"last_row_at": iso(last)}
-        audit_rows.append(connection, [Event("clock accepted", milliseconds(now), fields)])
-    click.echo(f"accepted: it is {iso(now)}, whatever was written until {iso(last)}")
+        latest_ms = read_times(connection).latest_ms
+        latest = datetime.fromtimestamp(latest_ms / 1000, UTC)
+        if latest_ms <= milliseconds(now):
+            raise StartError(
+                f"there is nothing to accept: it is {iso(now)}, and the audit's latest row is of {iso(latest)}."
+                " Set the clock if it is wrong, then start the agent."
+            )
+        fields = {"last_row_at": iso(latest)}
+        audit_rows.append(connection, [Event(CLOCK_ACCEPTED, milliseconds(now), fields)])
+    click.echo(f"accepted: it is {iso(now)}, whatever was written until {iso(latest)}")
 
 
 def _all_rows(state_dir: Path) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from vmi_agent.cli.certificate_files import KEPT, KEPT_ON_HOLD, SERIAL_OR_FILE, 
 from vmi_agent.cli.groups import as_json, iso, main, operator, print_json_array, print_record, settings, tell
 from vmi_agent.cli.hexadecimal import KEY_SHA256, SERIAL, SERIAL_PREFIX
 from vmi_agent.ledger import blocked_keys, queries, revocation, unheld
+from vmi_agent.ledger.audit import trusted_time
 from vmi_agent.ledger.queries import STATUSES, Filter
 from vmi_agent.ledger.revocation import Reason
 from vmi_agent.ledger.schema import FIRST_WITH_BLOCK_LIST, writing
@@ -142,12 +143,14 @@ def certs_revoke(state_dir: Path, serial: str | Path, reason: str, all_of_key: b
     now = utc_now()
     given = read_issued(state_dir, serial) if isinstance(serial, Path) else None
     with writing(state_dir, least_version=FIRST_WITH_BLOCK_LIST) as connection:
+        # The clock may be ahead; read before this command adds rows by it.
+        at_least_ms = min(milliseconds(now), trusted_time.read_times(connection).trusted_ms)
         if given is None or unheld.is_held(connection, given):
             found = find_to_revoke(connection, str(serial) if given is None else given.serial.hex())
             do: _Revoke = revocation.revoke_all if all_of_key else revocation.revoke_one
         else:
             found, do = given, unheld.revoke_all if all_of_key else unheld.revoke_one
-        others = revocation.others_of_key(connection, found, now)
+        others = revocation.others_of_key(connection, found)
         revoked = do(connection, found, others, Reason[reason], milliseconds(now), operator())
         blocks = blocked_keys.blocks_of(connection, found.key_sha256)
     for row in revoked:
@@ -156,7 +159,8 @@ def certs_revoke(state_dir: Path, serial: str | Path, reason: str, all_of_key: b
         click.echo(KEPT_ON_HOLD if reason == Reason.certificateHold.name else KEPT)
     for key_sha256 in dict.fromkeys(each.key_sha256 for each in blocks):
         click.echo(f"key blocked: {key_sha256.hex()}")
-    left = [row for row in others if row not in revoked and row.reason is None]
+    may_be_valid = [row for row in others if row.not_after * 1000 >= at_least_ms]
+    left = [row for row in may_be_valid if row not in revoked and row.reason is None]
     for row in left:
         click.echo(f"valid, of the same key: {row.serial.hex()}  requester {json.dumps(row.user)}")
     if left:
@@ -194,16 +198,31 @@ def certs_release(state_dir: Path, serial: str) -> None:
 def certs_prune(state_dir: Path, ended_days: int) -> None:
     """Forget certificates that ended long ago. What the audit told of them stays.
 
+    Not the clock decides what has ended, which may be wrong, but the time for which agents ran; see `audit show`.
+
     Example: vmi-agent certs prune --state-dir /var/lib/vmi-agent --ended-days 365
     """
     now, pruned = utc_now(), 0
+    with writing(state_dir) as connection:
+        trusted_ms = _trusted_ms(connection, milliseconds(now))
+    trusted = datetime.fromtimestamp(trusted_ms / 1000, UTC)
     while True:
         with writing(state_dir) as connection:
-            count = queries.prune(connection, now - timedelta(days=ended_days), milliseconds(now))
+            count = queries.prune(connection, trusted - timedelta(days=ended_days), milliseconds(now))
         pruned += count
         if count < queries.PRUNE_BATCH:
             break
     click.echo(f"pruned: {pruned}")
+    click.echo(f"Counted from {iso(trusted)}, the time that agents noted while they ran, not from the clock.", err=True)
+
+
+def _trusted_ms(connection: Connection, now_ms: int) -> int:
+    """Return what time it is at least; have the audit note it where it does not yet, before this command adds to it."""
+    times = trusted_time.read_times(connection)
+    trusted_ms = min(now_ms, times.trusted_ms or now_ms)
+    if not times.is_noted:
+        trusted_time.note_times(connection, trusted_ms, now_ms)
+    return trusted_ms
 
 
 def _records(state_dir: Path, wanted: Filter) -> Iterator[tuple[Any, dict[str, object]]]:

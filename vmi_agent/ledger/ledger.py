@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from runtime.clock import milliseconds
 from runtime.files import sync_directory
 from vmi_agent.errors import CheckpointFailed, ClosedOff, LedgerUnavailable
 from vmi_agent.ledger.audit import chain as audit_chain
@@ -62,8 +63,8 @@ class Ledger:
     Attributes:
         is_new: nothing was in it.
         abandoned_at_start: how many intents earlier processes left without a signature.
-        last_written_ms: when the audit was last written before this process opened it, in milliseconds since 1970-01-01
-            UTC; 0 where it is new.
+        trusted_ms: what time it was at least when this process opened it, in milliseconds since 1970-01-01 UTC
+            (`vmi_agent.ledger.audit.trusted_time`).
 
     Raises:
         LedgerUnavailable: it cannot be opened, is of another version, or its audit was written later than now.
@@ -92,7 +93,9 @@ class Ledger:
                 if alone:
                     settle(self._engine, self._path)
                 with self._engine.begin() as connection:
-                    self.abandoned_at_start, self.last_written_ms = take_over(connection, now, alone=alone)
+                    self.abandoned_at_start, times = take_over(connection, now, alone=alone)
+            # A clock that is behind is accepted up to ten seconds where others share the ledger.
+            self.trusted_ms = min(times.trusted_ms or milliseconds(now), milliseconds(now))
             # SQLite does the same for its log of writes, but does not mind where it fails.
             sync_directory(state_dir)
             # For what every certificate needs; what else there is gets others of SQLAlchemy's connections.

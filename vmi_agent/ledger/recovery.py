@@ -12,6 +12,7 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.ledger import blocked_keys, retention
 from vmi_agent.ledger.audit import chain as audit_chain
 from vmi_agent.ledger.audit.chain import Event
+from vmi_agent.ledger.audit.trusted_time import Times, read_times
 from vmi_agent.ledger.issuances import facts_of
 from vmi_agent.ledger.schema import ABANDONED, FIRST_WITH_BLOCK_LIST, ISSUED, issuance
 from vmi_agent.ledger.schema_upgrade import prepare
@@ -20,30 +21,29 @@ from vmi_agent.ledger.schema_upgrade import prepare
 _MEANWHILE_MS = 10_000
 
 
-def take_over(connection: Connection, now: datetime, *, alone: bool) -> tuple[int, int]:
+def take_over(connection: Connection, now: datetime, *, alone: bool) -> tuple[int, Times]:
     """Open a ledger in the transaction of the connection.
 
     Args:
         alone: no other agent has it open.
 
     Returns:
-        How many intents of dead processes were closed off, and when the audit was last written before, in milliseconds
-        since 1970-01-01 UTC; 0 where it is new.
+        How many intents of dead processes were closed off, and what the audit told of the time before.
 
     Raises:
-        LedgerUnavailable: it is of another version, or its audit was written later than now.
+        LedgerUnavailable: it is of another version, or a row of its audit was written later than now.
     """
     now_ms = int(now.timestamp() * 1000)
     version = prepare(connection, alone=alone)
-    last_ms = audit_chain.last_time_ms(connection)
-    if now_ms + (0 if alone else _MEANWHILE_MS) < last_ms:
-        was = datetime.fromtimestamp(last_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
+    times = read_times(connection)
+    if now_ms + (0 if alone else _MEANWHILE_MS) < times.latest_ms:
+        was = datetime.fromtimestamp(times.latest_ms / 1000, now.tzinfo).isoformat(timespec="seconds")
         raise LedgerUnavailable(
             f"the clock says {now.isoformat(timespec='seconds')}, and the audit was last written at {was}. Set the"
             f" clock; where it was the old time that was wrong: `{command('vmi-agent', 'audit accept-clock')}`"
         )
     _note_update(connection, version, now_ms)
-    return retention.close_off_all(connection, now_ms) if alone else 0, last_ms
+    return retention.close_off_all(connection, now_ms) if alone else 0, times
 
 
 def bring_up_to_date(connection: Connection, now_ms: int) -> None:

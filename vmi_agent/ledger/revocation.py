@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import IntEnum
 from operator import attrgetter
 from typing import Any
@@ -106,16 +105,16 @@ def release(connection: Connection, serial: bytes, now_ms: int, by: str) -> None
     blocked_keys.lift_hold(connection, row.key_sha256, serial, now_ms, by)
 
 
-def others_of_key(connection: Connection, row: Any, now: datetime) -> list[Any]:
-    """Return the rows of the other certificates of a certificate's key that have not ended and are not revoked.
+def others_of_key(connection: Connection, row: Any) -> list[Any]:
+    """Return the rows of the other certificates of a certificate's key that are not revoked.
 
-    Those on hold are among them. An EC key counts as the same in each form of its point.
+    Those on hold are among them, and those that have ended: the clock that says so may be ahead, and revoking one that
+    has ended harms nothing. An EC key counts as the same in each form of its point.
     """
     _, public_key_info = leaf_subject_and_key(assemble(row.tbs, row.signature))
     is_other = issuance.c.key_sha256.in_(key_forms(public_key_info)), issuance.c.serial != row.serial
     is_open = or_(issuance.c.reason.is_(None), issuance.c.reason == Reason.certificateHold)
-    has_not_ended = issuance.c.not_after >= int(now.timestamp())
-    statement = select(issuance).where(*is_other, issuance.c.status == ISSUED, is_open, has_not_ended)
+    statement = select(issuance).where(*is_other, issuance.c.status == ISSUED, is_open)
     return list(connection.execute(statement.order_by(issuance.c.id)).all())
 
 
