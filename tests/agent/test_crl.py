@@ -29,7 +29,7 @@ from support.revoking import (
     write_pem,
 )
 
-from runtime.clock import BACK_DATE
+from runtime.clock import BACK_DATE, milliseconds
 from runtime.state_dir import make as make_state_dir
 from vmi_agent.backup import backup
 from vmi_agent.ca.authority import Generations, issuer_of
@@ -38,8 +38,11 @@ from vmi_agent.errors import LedgerUnavailable
 from vmi_agent.keys import KEY_TYPES, CustodyError
 from vmi_agent.keys.file_key import FileCustody, make_key
 from vmi_agent.keys.open import Access
+from vmi_agent.ledger.audit import chain as audit_chain
+from vmi_agent.ledger.audit.chain import Event
+from vmi_agent.ledger.audit.trusted_time import CLOCK_ACCEPTED
 from vmi_agent.ledger.revocation import Reason
-from vmi_agent.ledger.schema import FILE_NAME
+from vmi_agent.ledger.schema import FILE_NAME, writing
 from vmi_agent.revocation import crl
 from vmi_agent.revocation.publisher import Publishing
 
@@ -183,6 +186,8 @@ def test_crl_number_rises_where_the_clock_was_set_back(tmp_path: Path, time: Tim
             numbers.append(number_of(agent))
             time.advance(days=-2)
     time.advance(days=3)
+    with writing(tmp_path) as connection:
+        audit_chain.append(connection, [Event(CLOCK_ACCEPTED, milliseconds(time()), {})])
     with open_agent(tmp_path, time) as agent:
         agent.publishing.refresh()
         numbers.append(number_of(agent))

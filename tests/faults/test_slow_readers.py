@@ -142,7 +142,8 @@ def test_readers_that_stopped_fill_the_limit(tmp_path: Path, is_tls: bool, asked
 
             assert is_served_soon(url, "127.0.2.3")
             assert is_served_soon(url, "127.0.2.1")
-            assert 1 <= ended(proxy) <= LIMIT
+            proxy.wait_for("connection ended")
+            assert ended(proxy) <= LIMIT
             assert_log_is_clean(proxy)
 
 
@@ -166,7 +167,7 @@ def test_readers_that_drip_fill_the_limit(tmp_path: Path) -> None:
                 Thread(target=drip, args=(stream,), daemon=True).start()
 
             assert is_served_soon(plain, "127.0.2.3")
-            assert ended(proxy) >= 1
+            proxy.wait_for("connection ended")
             is_over.set()
 
 

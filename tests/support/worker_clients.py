@@ -5,6 +5,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -43,20 +44,30 @@ class Client:
         lines += ["Content-Type: application/json"] * (body is not None)
         lines += [f"X-Auth-Token: {token}"] * (token is not None)
         self._stream.sendall("\r\n".join([*lines, "", ""]).encode() + octets)
-        return self._answer()
+        return self.answer()
 
     def begin(self, path: str, length: int) -> None:
         """Send the head of a POST, and return once the worker asks for its body of so many octets."""
         lines = [f"POST {path} HTTP/1.1", "Host: bmc", f"Content-Length: {length}", "Content-Type: application/json"]
         self._stream.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
-        assert self._answer()[0] == 100
+        assert self.answer()[0] == 100
 
-    def finish(self, body: bytes) -> tuple[int, dict[str, str]]:
-        """Send the body of a POST that was begun; return status and headers of its answer."""
+    def send(self, body: bytes) -> None:
+        """Send the body of a POST that was begun, and return once the worker has read it."""
         self._stream.sendall(body)
-        return self._answer()
+        port = f":{self._stream.getsockname()[1]:04X}"
+        give_up_at = time.monotonic() + START_S
+        while True:
+            # Of each end: local and remote address, state, octets to send and to be read. Tickets may wait here.
+            rows = [line.split()[1:5] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            unsent = {queues[:8] for local, _, _, queues in rows if local.endswith(port)}
+            unread = {queues[9:] for _, remote, _, queues in rows if remote.endswith(port)}
+            if unsent == unread == {"00000000"}:
+                return
+            assert time.monotonic() < give_up_at, "the worker does not read"
+            os.sched_yield()
 
-    def _answer(self) -> tuple[int, dict[str, str]]:
+    def answer(self) -> tuple[int, dict[str, str]]:
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += self._more()

@@ -130,10 +130,12 @@ def test_end_lets_requests_finish_and_leaves_no_process(tmp_path: Path) -> None:
         pids = children_of(pair.proxy.pid)
         body = json.dumps({"UserName": "root", "Password": PASSWORDS["root"]}).encode()
         for client in found.values():
-            client.begin(SESSIONS, len(body))  # under way on each worker, however slowly the machine gets to it
+            client.begin(SESSIONS, len(body))
+        for client in found.values():
+            client.send(body)  # whole on each worker, however slowly the machine gets to it
         answers: list[int] = []
         asking = [
-            threading.Thread(target=lambda client: answers.append(client.finish(body)[0]), args=[each])
+            threading.Thread(target=lambda client: answers.append(client.answer()[0]), args=[each])
             for each in found.values()
         ]
         for thread in asking:
