@@ -3,7 +3,7 @@
 Without a certificate of the operator's, one is made on the first start, with the names and addresses that this machine
 has then: `STATE/https.pem`, key and certificate, 0600. In its last 30 days, or where it was made while the clock was
 ahead, the proxy makes the next one, at its start and while it runs. On a clock that cannot be right it makes none: it
-serves the one that is there, and does not start where there is none.
+serves the one that is there, and does not start if it is missing.
 """
 
 import fcntl

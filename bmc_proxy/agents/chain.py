@@ -89,7 +89,7 @@ class Certificate(NamedTuple):
             raise NoChain("a certificate names another key of its issuer than the next one's")
 
     def _value(self, oid: bytes) -> bytes | None:
-        """Return what the OCTET STRING of the extension with this object identifier holds; None where there is none."""
+        """Return the contents of the extension with this object identifier; None if the certificate lacks it."""
         for each in self.extensions:
             if oid not in each[:_IDENTIFIER_WITHIN]:
                 continue
@@ -107,7 +107,7 @@ def read_authorities(chain: tuple[bytes, ...]) -> Issuer:
     """Return what the leaves of a CA name as their issuer; its chain has the issuing CA first and the root last.
 
     Raises:
-        NoChain, DerError: it is none: one is no CA or is not issued by the next, or the last not by itself.
+        NoChain, DerError: a certificate is no CA or is not issued by the next one, or the last is not self-issued.
     """
     certificates = [Certificate.read(each) for each in chain]
     for certificate, issuer in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):

@@ -106,7 +106,7 @@ class AskedAdministration(Administration):
         return self._account(await self._pipe.ask_for(question, AccountIs))
 
     def _account(self, told: AccountIs) -> Account:
-        """Return the account as the file has it by now; as it was told, without its hash, where it is gone again."""
+        """Return the account as the file has it now; if it is gone again, the supervisor's copy without its hash."""
         return self._accounts.get(told.name) or Account(told.name, Role(told.role), None, told.enabled)
 
 

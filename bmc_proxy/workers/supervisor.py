@@ -56,7 +56,7 @@ class FirstProcess:
         self._log_format = log_format
         self._listeners = Listeners(reactor, config)
         for each in config.agent:
-            client_endpoint(reactor, "--agent", each)  # judged here, where a mistake can be told
+            client_endpoint(reactor, "--agent", each)  # judged here, where a mistake can be reported
         self._ports: list[IListeningPort] = []
         self._lock: state_dir.StateDirLock | None = None
         self._https: Reloadable | None = None
@@ -79,7 +79,7 @@ class FirstProcess:
             if config.client_ca is not None:
                 from bmc_proxy.auth.client_status import load
 
-                load(config)  # judged here, where a mistake can be told; the workers keep it
+                load(config)  # judged here, where a mistake can be reported; the workers keep it
             if any(map(has_tls, config.agent)):
                 self._channel = channel_reloadable(config.state_dir)
         except (AccountsUnusable, FileRefused) as error:
